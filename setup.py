@@ -63,6 +63,7 @@ MODULES = (
     "pump._existing",
     "pump._changes",
     "pump._look",
+    "pump._arrivals",
     "pump._turn",
     "pump._ring",
     "pump._refusals",

@@ -9,6 +9,7 @@ from tests.simulation.mutant import Mutant
 
 SOCKETS = "tests/integration/test_pump_sockets.py::"
 TURN, ENVIRONMENT = "pump/_turn.pyx", "pump/_environment.pyx"
+ARRIVALS = "pump/_arrivals.pyx"
 SOCKET, CHANGES = "pump/_socket.pyx", "pump/_changes.pyx"
 EXISTING, PROMOTION = "pump/_existing.pyx", "pump/_promotion.pyx"
 REQUESTS = "pump/_requests.pyx"
@@ -83,7 +84,7 @@ MUTANTS = (
         "the kernel's time of a frame is not bounded below",
         (
             (
-                TURN,
+                ARRIVALS,
                 "if receiver.heard_until_ns - STAMP_SLACK_NS <= stamp_ns <= now_ns else",
                 "if stamp_ns <= now_ns else",
             ),
@@ -94,7 +95,7 @@ MUTANTS = (
         "the kernel's time of a frame is ignored",
         (
             (
-                TURN,
+                ARRIVALS,
                 "    return stamp_ns if receiver.heard_until_ns",
                 "    return now_ns if receiver.heard_until_ns",
             ),
@@ -453,7 +454,7 @@ MUTANTS = (
         "the newest former key gives way instead of the oldest",
         (
             (
-                ORDERS,
+                "engine/_grace.pyx",
                 "        if block.alternates[i].until_ns < block.alternates[oldest].until_ns:",
                 "        if block.alternates[i].until_ns > block.alternates[oldest].until_ns:",
             ),

@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core, MAX_INTERFACES
-from carp_fast.pump._turn cimport BATCH_MAX, Outgoing
+from carp_fast.pump._arrivals cimport BATCH_MAX
+from carp_fast.pump._turn cimport Outgoing
 
 cdef enum:
     CLONES_MIN = 16             # frames in a batch, from which on clones cost less than sendmmsg

@@ -18,6 +18,7 @@ from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_ROUTE, THERE_SOMEBODYS, THERE_UNKNOWN, There)
 from carp_fast.engine._vhid cimport Address, HELD, VirtualHost
 from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.pump._arrivals cimport BATCH_MAX, Intake
 from carp_fast.pump._clones cimport (
     NOT_SENT, clones_forget, clones_note_rest, clones_send)
 from carp_fast.pump._existing cimport netlink_found, netlink_found_route
@@ -36,7 +37,7 @@ from carp_fast.pump._socket cimport (
     Arrival, BATCH, RECEIVE_RING, SendBatch, receive_batch, send_batch, send_put, send_put_raw,
     socket_drops, take_waking)
 from carp_fast.pump._turn cimport (
-    AddressChange, BATCH_MAX, CHANGES_MAX, Environment, Intake, Outgoing, turn_open, turn_step)
+    AddressChange, CHANGES_MAX, Environment, Outgoing, turn_open, turn_step)
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept

@@ -4,14 +4,14 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core
 from carp_fast.engine._lanes cimport Lanes
-from carp_fast.engine._receive cimport FrameHeard, Onlooker
+from carp_fast.engine._receive cimport Onlooker
 from carp_fast.engine._upkeep cimport Finder
 from carp_fast.engine._vhid cimport Address, Block
 from carp_fast.engine._wire cimport FRAME_ROOM
+from carp_fast.pump._arrivals cimport BATCH_MAX, Intake, Receiver
 from carp_fast.pump._look cimport Look
 
 cdef enum:
-    BATCH_MAX = 256             # frames received or sent at once, at most
     CHANGES_MAX = 128           # addresses changed at once, at most
     RECEIVERS_MAX = 9           # a ring, or a packet socket, and raw ones of each family, by lane
 
@@ -19,13 +19,6 @@ cdef enum Phase:
     BETWEEN                     # between two turns
     RECEIVING
     CARRYING_OUT
-
-cdef struct Intake:             # a batch of frames from one receiver
-    FrameHeard frames[BATCH_MAX]        # those on our interfaces
-    uint32_t count
-    int64_t taken_ns            # when it was read
-    int64_t last_ns             # when its last frame arrived, ours or not
-    bint blocked                # frames came that cannot be read yet, though the batch is not full
 
 cdef struct Outgoing:           # a frame to be sent
     const uint8_t* bytes
@@ -76,10 +69,6 @@ cdef struct Environment:        # called once a batch, except now() and obey_nex
     bint (*looked)(void* where, int* error) noexcept nogil
     Finder find
     Onlooker onlooker           # called for each frame heard; NULL: none
-
-cdef struct Receiver:
-    uint8_t lane                # a Lane
-    int64_t heard_until_ns      # all frames that arrived here before have been passed to the engine
 
 cdef struct Progress:           # within a host's addresses, which may be more than a batch
     uint32_t slot               # the host, or NOBODY

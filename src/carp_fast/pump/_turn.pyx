@@ -32,13 +32,13 @@ from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, MASTER, Output, RETIRED, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
+from carp_fast.pump._arrivals cimport arrived_at
 from carp_fast.pump._look cimport Look, look_due, look_taken
 
 cdef enum:
     ORDERS_A_TURN = 512
     CHANGES_A_TURN = 8          # batches of addresses or announcements before the next receive
     TURNS_AN_INTERVAL = 4       # if there is more to do than fits into one
-    STAMP_SLACK_NS = 1000000    # of the wall clock
 
 cdef int64_t DROPS_TOLD_NS = 10000000000        # between two reports of dropped frames
 
@@ -127,15 +127,6 @@ cdef void begin(Turn* turn) noexcept nogil:
 
 
 # -------------------------------------------------------------------------------------- receiving
-
-cdef inline int64_t arrived_at(const Receiver* receiver, int64_t stamp_ns,
-                               int64_t now_ns) noexcept nogil:
-    """When a frame arrived, from its stamp: between the last read of the socket and now.
-
-    If the wall clock was stepped since, the stamp is not within, and the frame counts as new.
-    """
-    return stamp_ns if receiver.heard_until_ns - STAMP_SLACK_NS <= stamp_ns <= now_ns else now_ns
-
 
 cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
     """Pass one batch of a socket's frames to the engine; how many, or minus the errno."""

@@ -5,7 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from carp_fast.engine._core cimport Core
 from carp_fast.engine._vhid cimport VirtualHost
 from carp_fast.engine._wire cimport FRAME_ROOM
-from carp_fast.pump._turn cimport AddressChange, BATCH_MAX, Outgoing, Turn
+from carp_fast.pump._arrivals cimport BATCH_MAX
+from carp_fast.pump._turn cimport AddressChange, Outgoing, Turn
 
 cdef extern from "random.h" nogil:
     uint64_t random_next(uint64_t* state) noexcept

@@ -25,8 +25,9 @@ from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, NOT_CARP, REPLAY, VERDICT_OK, Verdict)
 from carp_fast.pump._look cimport Look
+from carp_fast.pump._arrivals cimport Intake
 from carp_fast.pump._turn cimport (
-    AddressChange, BETWEEN, Environment, Intake, Outgoing, Turn, turn_add_receiver, turn_is_idle,
+    AddressChange, BETWEEN, Environment, Outgoing, Turn, turn_add_receiver, turn_is_idle,
     turn_open, turn_step)
 from carp_fast.simulate._addresses cimport (
     check_addresses, check_announced, check_announcement, mark_dirty, on_undemoted)

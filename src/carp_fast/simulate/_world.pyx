@@ -31,7 +31,8 @@ from carp_fast.simulate._kernel cimport drop_routes, kernel_go, kernel_works
 from carp_fast.simulate._sending cimport note_hindered
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
-from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
+from carp_fast.pump._arrivals cimport BATCH_MAX
+from carp_fast.pump._turn cimport BETWEEN, CHANGES_MAX
 from carp_fast.engine._upkeep cimport routes_of
 from carp_fast.engine._vhid cimport BACKUP, BY_MAINTENANCE
 from carp_fast.engine._wheel cimport NOBODY, power_of_two
