@@ -1,18 +1,20 @@
 """The pump as a Python class: orders in, reports out. Addresses as 4 or 16 bytes, times in ns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from carp_fast.engine._lanes import COVERAGE_WORDS as COVERAGE_WORDS
 from carp_fast.engine._lanes import LANE_WORDS as LANE_WORDS
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine._state import State
 from carp_fast.engine.reports import Report
+from carp_fast.engine.states import Placed
+from carp_fast.pump._freezing import RECEIVER_WORDS as RECEIVER_WORDS
 from carp_fast.pump._snapshots import Records, Snapshot
 from carp_fast.pump.facts import PumpFacts as PumpFacts
 
-RECEIVER_WORDS: tuple[str, ...]
 SCHEDULING_WORDS: tuple[str, ...]
 HOSTS_A_SNAPSHOT: int
 
@@ -43,6 +45,56 @@ class Pump:
     def start_netlink(self, scheduling: str = "nice") -> None: ...
     def stop(self) -> None: ...
     def run_due(self) -> None: ...
+    def freeze(self, timeout_s: float = 1.0) -> list[tuple[str, str, int]]:
+        """Drain and freeze the pump: (kind, lane, heard until, ns) of each receiver.
+
+        The calling thread waits. The pump takes the orders given so far, asks the kernel for
+        nothing new, and once every change of an address has its outcome it ends its turn; it then
+        neither sends nor reads until resume() or stop(). Every frame that arrived until a
+        receiver's time was processed, and no later one. Raises TimeoutError with what hangs, and
+        then the pump goes on, and RuntimeError if it is frozen. Without a thread it runs turns
+        here, and must not be run by others meanwhile.
+        """
+
+    def resume(self) -> None:
+        """Let a frozen pump go on as after an absence: frames that waited are read first.
+
+        Raises RuntimeError if it is not frozen.
+        """
+
+    def state_size(self) -> int:
+        """How many bytes export_state() may need while these virtual hosts are there.
+
+        It may be called before freeze(), to reserve the memory.
+        """
+
+    def export_state(self, buffer: Buffer) -> int:
+        """Write the state of a frozen pump and its engine into a buffer; how many bytes.
+
+        See Engine.export_state(). Raises RuntimeError if the pump is running, and not frozen.
+        """
+
+    def assume_state(
+        self,
+        state: State | Buffer,
+        *,
+        slots: Sequence[int] | None = None,
+        interfaces: Sequence[int] | None = None,
+        grace_ns: int = 0,
+    ) -> Placed:
+        """Go on, before the start, from the state of another process; see Engine.assume_state().
+
+        The receivers must have been opened before the other pump was frozen: they discard what
+        arrived until it had read the receiver of the same kind and lane, or, if it had none, the
+        one that it read least far. Orders that were given are carried out before, and the reports
+        so far dropped: no mark given before it is reported. Raises RuntimeError once the pump runs.
+        """
+
+    def carry_out_orders(self) -> None:
+        """Carry out the orders given so far, before the start, without a turn.
+
+        Raises RuntimeError once the pump runs.
+        """
     def room(self) -> int: ...
     def mark(self, when_settled: bool = False) -> int: ...
     def set_raw(self, raw4_fd: int, raw6_fd: int) -> None: ...

@@ -18,4 +18,10 @@ static inline uint32_t exchange_32(uint32_t *p, uint32_t x)
     return before;
 }
 
+/* Whether `*p` was `before`, and is `x` now. */
+static inline int compare_exchange_32(uint32_t *p, uint32_t before, uint32_t x)
+{
+    return __atomic_compare_exchange_n(p, &before, x, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
 #endif

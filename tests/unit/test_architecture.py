@@ -39,8 +39,8 @@ def dotted(path: Path, top: Path) -> str:
 WITH_SYSTEM = (
     of(
         "pump",
-        "_socket _netlink _promotion _existing _changes _requests _clones _environment _thread"
-        " _pump",
+        "_socket _netlink _promotion _existing _changes _requests _clones _environment _freezing"
+        " _thread _pump",
     )
     + of("bench", "_floor")
     + of("loadtest", "_sink _flood")

@@ -17,5 +17,9 @@ cdef struct Intake:             # a batch of frames from one receiver
 cdef struct Receiver:
     uint8_t lane                # a Lane
     int64_t heard_until_ns      # all frames that arrived here before have been passed to the engine
+    int64_t last_ns             # when the last frame arrived that was read
+    int64_t discard_until_ns    # frames that arrived until then were passed to a former engine
 
+cdef int64_t heard_until(const Receiver* receiver) noexcept nogil
+cdef void take_arrivals(Receiver* receiver, Intake* intake) noexcept nogil
 cdef int64_t arrived_at(const Receiver* receiver, int64_t stamp_ns, int64_t now_ns) noexcept nogil

@@ -10,3 +10,4 @@ cdef void netlink_put_route(Netlink* netlink, bint added, int32_t ifindex,
                             const uint8_t* address) noexcept nogil
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil
 cdef int netlink_template(Template* template, bytes encoded, bytes address) except -1
+cdef list netlink_remove(Netlink* netlink, list rest)

@@ -229,3 +229,24 @@ cdef void settle(Netlink* netlink, Change* change) noexcept nogil:
             change.error = EAGAIN                   # it has been removed since
     elif found == FOUND_NONE or found == FOUND_FOREIGN:
         change.error = 0                            # ours does not exist any more
+
+
+cdef list netlink_remove(Netlink* netlink, list rest):
+    """Remove addresses, [(ifindex, 4 or 16 bytes, prefixlen or None: a route)]: their errnos."""
+    cdef list errors = []
+    cdef bytes address
+    cdef uint32_t i
+    while rest:
+        netlink.count = netlink.used = 0
+        for ifindex, address, prefixlen in rest[:CHANGES]:
+            family = 4 if len(address) == 4 else 6
+            if prefixlen is None:
+                netlink_put_route(netlink, False, ifindex, address)
+                continue
+            netlink_put(netlink, False, ifindex, family, False, prefixlen, address)
+        with nogil:
+            netlink_carry_out(netlink)
+        for i in range(netlink.count):
+            errors.append(netlink.changes[i].error)
+        rest = rest[CHANGES:]
+    return errors

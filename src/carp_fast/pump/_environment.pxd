@@ -14,6 +14,11 @@ cdef enum:
     ORDERS = 4096               # ring of orders, a power of two
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
 
+cdef enum Freezing:
+    FREEZE_NOT
+    FREEZE_ASKED                # by Python; it may give up
+    FREEZE_DONE                 # the pump sends and reads nothing
+
 cdef enum Scheduling:
     SCHEDULED_NORMAL
     SCHEDULED_NICE
@@ -46,6 +51,8 @@ cdef struct PumpState:
     int report_fd               # the pump writes, Python reads
     bint watching               # the receive sockets are in the epoll set
     bint stopping
+    uint32_t freezing           # a Freezing; Python and the pump change it
+    int frozen_fd               # the pump writes when it is frozen, Python reads
     bint lost_priority          # the real-time budget is used up
     uint8_t scheduling
     uint8_t wanted_scheduling
@@ -62,5 +69,9 @@ cdef struct PumpState:
     Requests requests           # for addresses
 
 cdef void environment_open(PumpState* pump, Core* core) noexcept nogil
+cdef bint orders_wait(const PumpState* pump) noexcept nogil
+cdef void obey_all(PumpState* pump) noexcept nogil
+cdef void map_interfaces(PumpState* pump) noexcept nogil
+cdef void count_refusals(PumpState* pump, int sign) noexcept nogil
 cdef void note_woken(PumpState* pump, int fd) noexcept nogil
 cdef void run_due(PumpState* pump) noexcept nogil

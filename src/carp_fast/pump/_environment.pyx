@@ -18,6 +18,7 @@ from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_ROUTE, THERE_SOMEBODYS, THERE_UNKNOWN, There)
 from carp_fast.engine._vhid cimport Address, HELD, VirtualHost
 from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport VERDICTS
 from carp_fast.pump._arrivals cimport BATCH_MAX, Intake
 from carp_fast.pump._clones cimport (
     NOT_SENT, clones_forget, clones_note_rest, clones_send)
@@ -126,6 +127,38 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
                        <uint32_t>order.value)
     store_release(&pump.ring.head, pump.ring.head + 1)
     return True
+
+
+cdef bint orders_wait(const PumpState* pump) noexcept nogil:
+    """Whether an order of Python has not been taken."""
+    return pump.ring.head != load_acquire(&pump.ring.tail)
+
+
+cdef void obey_all(PumpState* pump) noexcept nogil:
+    """Carry out all orders that wait, without a turn."""
+    while obey_next(pump, clock_ns(CLOCK_MONOTONIC)):
+        pass
+
+
+cdef void map_interfaces(PumpState* pump) noexcept nogil:
+    """Map every ifindex anew: the interfaces come from a state, not from orders."""
+    cdef uint32_t number
+    cdef int32_t ifindex
+    memset(pump.ifindexes, 0, sizeof(pump.ifindexes))
+    for number in range(pump.turn.core.interface_count):
+        ifindex = pump.turn.core.interfaces[number].ifindex
+        if ifindex:
+            put_ifindex(pump, ifindex, <uint16_t>number)
+            refusals_map(&pump.refusals, pump.turn.core, <uint16_t>number, ifindex)
+
+
+cdef void count_refusals(PumpState* pump, int sign) noexcept nogil:
+    """Add what the filters refused to the interfaces' own counters, or (`sign` -1) subtract it."""
+    cdef uint32_t number, verdict
+    for number in range(pump.turn.core.interface_count if pump.refusals.memory != NULL else 0):
+        for verdict in range(VERDICTS):
+            pump.turn.core.interfaces[number].rejected[verdict] += (
+                sign * pump.refusals.memory.heard[number].refused[verdict])
 
 
 # --------------------------------------------------------------------------------- in and out

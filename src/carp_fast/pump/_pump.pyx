@@ -27,19 +27,21 @@ from carp_fast.engine._engine cimport Engine
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
-from carp_fast.pump._changes cimport (
-    netlink_carry_out, netlink_put, netlink_put_route, netlink_template)
+from carp_fast.pump._changes cimport netlink_remove, netlink_template
 from carp_fast.pump._clones cimport Clones, Run, TRIAL_FAILED, clones_open
-from carp_fast.pump._netlink cimport Netlink
+from carp_fast.pump._freezing cimport (
+    assume_state, freeze, marks_of, resume, write_state)
+from carp_fast.pump._freezing import RECEIVER_WORDS
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
+from carp_fast.engine._state cimport State
 from carp_fast.pump._refusals cimport FilterMemory, refusals_count
 from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off
 from carp_fast.pump._snapshots cimport Records, Snapshot
 from carp_fast.pump._ring cimport ring_open, ring_wake_by
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
-    ORDERS, PumpState, Socket, environment_open)
+    FREEZE_DONE, ORDERS, PumpState, Socket, environment_open, obey_all)
 from carp_fast.pump._thread cimport (
     pthread_t, pump_forget, pump_thread, start_thread, wait_and_run, watch_budget)
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn, turn_add_receiver
@@ -65,7 +67,6 @@ cdef extern from "system.h" nogil:
     int close(int fd)
     int pthread_join(pthread_t thread, void** result)
 
-RECEIVER_WORDS = ("packet", "raw4", "raw6", "ring")
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
 
@@ -129,6 +130,7 @@ cdef class Pump:
             raise MemoryError("pump")
         cdef PumpState* state = self.state
         state.epoll_fd = state.timer_fd = state.order_fd = state.report_fd = -1
+        state.frozen_fd = -1
         state.requests.work_fd = -1
         environment_open(state, &self.engine.core)
         state.send_fd, state.requests.netlink.fd = send_fd, netlink_fd
@@ -174,9 +176,10 @@ cdef class Pump:
         state.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
         state.order_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         state.report_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        state.frozen_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         state.requests.work_fd = eventfd(0, EFD_CLOEXEC)        # its thread waits in read()
         state.requests.done_fd = state.order_fd
-        if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd,
+        if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd, state.frozen_fd,
                state.requests.work_fd) < 0:
             raise system_error(errno)
         for fd in (state.timer_fd, state.order_fd):
@@ -190,7 +193,7 @@ cdef class Pump:
         self.halt()
         pump_forget(self.state)
         for fd in (self.state.epoll_fd, self.state.timer_fd, self.state.order_fd,
-                   self.state.report_fd, self.state.requests.work_fd):
+                   self.state.report_fd, self.state.frozen_fd, self.state.requests.work_fd):
             if fd >= 0:
                 close(fd)
         free(self.state)
@@ -276,13 +279,52 @@ cdef class Pump:
         """Run one turn of a pump without a thread: call it when `epoll_fd` is readable.
 
         If there is no thread for netlink either, it waits for the answers to what this turn
-        requested, and runs another one with them.
+        requested, and runs another one with them. A frozen pump does nothing.
         """
+        if self.state.freezing == FREEZE_DONE:
+            return
         with nogil:
             wait_and_run(self.state, 0)
             if not self.state.requests.running and requests_wait(&self.state.requests):
                 requests_work_off(&self.state.requests)
                 wait_and_run(self.state, 0)
+
+    # -- handed over to another process: the stub says how
+
+    def freeze(self, double timeout_s=1.0) -> list:
+        """Drain and freeze the pump: (kind, lane, heard until, ns) of each receiver."""
+        freeze(self.state, self.running, timeout_s)
+        return marks_of(self.state)
+
+    def resume(self) -> None:
+        """Let a frozen pump go on, as after an absence."""
+        resume(self.state, self.running)
+
+    def state_size(self) -> int:
+        """How many bytes export_state() may need; see Engine."""
+        return self.engine.state_size()
+
+    def export_state(self, buffer) -> int:
+        """Write the state of a frozen pump and its engine into a buffer; how many bytes."""
+        if self.running and self.state.freezing != FREEZE_DONE:
+            raise RuntimeError("the pump is not frozen")
+        return write_state(self.state, buffer)
+
+    def assume_state(self, state, *, slots=None, interfaces=None, int64_t grace_ns=0):
+        """Go on, before the start, from the state of another process: a Placed."""
+        if self.running:
+            raise RuntimeError("the pump is running")
+        obey_all(self.state)
+        while self.take_reports():
+            pass
+        return assume_state(self.state, state if isinstance(state, State) else State(state), slots,
+                            interfaces, grace_ns)
+
+    def carry_out_orders(self) -> None:
+        """Carry out the orders given so far, before the start, without a turn."""
+        if self.running:
+            raise RuntimeError("the pump is running")
+        obey_all(self.state)
 
     # -- orders
 
@@ -550,24 +592,6 @@ cdef class Pump:
         prefixlen None: a local route of ours to this IPv4 address. Only while no thread runs,
         since it uses the netlink socket.
         """
-        cdef list errors = []
-        cdef bytes address
-        cdef uint32_t i
-        cdef Netlink* netlink = &self.state.requests.netlink
         if self.running or self.state.requests.running:
             raise RuntimeError("the pump is running")
-        rest = list(addresses)
-        while rest:
-            netlink.count = netlink.used = 0
-            for ifindex, address, prefixlen in rest[:128]:
-                family = 4 if len(address) == 4 else 6
-                if prefixlen is None:
-                    netlink_put_route(netlink, False, ifindex, address)
-                    continue
-                netlink_put(netlink, False, ifindex, family, False, prefixlen, address)
-            with nogil:
-                netlink_carry_out(netlink)
-            for i in range(netlink.count):
-                errors.append(netlink.changes[i].error)
-            rest = rest[128:]
-        return errors
+        return netlink_remove(&self.state.requests.netlink, list(addresses))

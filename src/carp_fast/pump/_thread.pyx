@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, uint64_t
 
 from carp_fast.pump._environment cimport (
     PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, note_woken, run_due)
+from carp_fast.pump._freezing cimport freeze_now, stay_frozen
 from carp_fast.pump._turn cimport RECEIVERS_MAX
 
 cdef extern from "system.h" nogil:
@@ -89,9 +90,14 @@ cdef void wait_and_run(PumpState* pump, int timeout) noexcept nogil:
 
 cdef void* pump_thread(void* argument) noexcept nogil:
     cdef PumpState* pump = <PumpState*>argument
+    cdef int timeout = -1
     ask_for_scheduling(pump)
     while not pump.stopping:
-        wait_and_run(pump, -1)
+        wait_and_run(pump, timeout)
+        timeout = -1
+        if freeze_now(pump):
+            stay_frozen(pump)
+            timeout = 0                         # frames wait
     return NULL
 
 

@@ -91,6 +91,7 @@ cdef struct Turn:
     uint32_t slice              # of this phase, so far
     bint any_frame              # arrived in this turn
     bint more                   # something is left to do immediately
+    bint draining               # nothing new is asked of the kernel: see _drain.pyx
     bint watching               # a frame begins a turn; otherwise frames wait for a tick
     int64_t begun_ns            # when the last turn began; 0: none yet
     int64_t ends_ns             # what is left to do then waits for the next turn

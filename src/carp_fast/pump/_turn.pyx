@@ -32,7 +32,7 @@ from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, MASTER, Output, RETIRED, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
-from carp_fast.pump._arrivals cimport arrived_at
+from carp_fast.pump._arrivals cimport arrived_at, take_arrivals
 from carp_fast.pump._look cimport Look, look_due, look_taken
 
 cdef enum:
@@ -138,9 +138,7 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
     if count <= 0:
         receiver.heard_until_ns = since_ns if intake.blocked else until_ns
         return count
-    for i in range(intake.count):
-        intake.frames[i].arrived_ns = arrived_at(receiver, intake.frames[i].arrived_ns,
-                                                 intake.taken_ns)
+    take_arrivals(receiver, intake)
     turn.core.taken_ns = intake.taken_ns
     good = engine_receive_many(turn.core, intake.frames, intake.count,
                                turn.environment.onlooker, turn.where)
@@ -512,7 +510,7 @@ cdef void carry_out_slice(Turn* turn) noexcept nogil:
     turn.slice += 1
     send_advertisements(turn)
     taken = take_outcomes(turn)
-    asked = ask_for_changes(turn)
+    asked = not turn.draining and ask_for_changes(turn)
     if not send_announcements(turn) and not taken and not asked:
         turn.phase = BETWEEN
 
@@ -522,7 +520,8 @@ cdef void carry_out_slice(Turn* turn) noexcept nogil:
 cdef void look_on(Turn* turn) noexcept nogil:
     """Request the next part of a look at the addresses of an interface, if one is due."""
     cdef Look* look = &turn.looking
-    if look_due(turn.core, look, clock(turn)) and turn.environment.room(turn.where):
+    if not turn.draining and look_due(turn.core, look, clock(turn)) and (
+            turn.environment.room(turn.where)):
         look.asked = True
         turn.environment.look(turn.where, look)
 
