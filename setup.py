@@ -55,6 +55,7 @@ MODULES = (
     "simulate._groups",
     "simulate._invariants",
     "simulate._kernel",
+    "simulate._upgrade",
     "simulate._turn",
     "simulate._world",
     "pump._socket",

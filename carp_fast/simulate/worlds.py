@@ -32,6 +32,7 @@ BASE_DELAY_NS = 100_000
 LONGEST_DELAY_NS = 240 * MS_NS
 """Longest delay of a link; a frame may take a quarter more: 300 ms one way."""
 GROUPS_SERIES = 0x9E3779B97F4A7C15 >> 1
+UPGRADES_SERIES = 0xBF58476D1CE4E5B9 >> 1
 """Makes the series of numbers of groups from that of a world."""
 GROUPS_MOST = 40
 """Groups of a large world."""
@@ -69,6 +70,7 @@ class Drawing:
         self.draw_delays()
         self.draw_routes(Random(~(seed * 2 + large) & (1 << 63) - 1))
         self.draw_groups(Random((seed * 2 + large) ^ GROUPS_SERIES))
+        self.draw_upgrades(Random((seed * 2 + large) ^ UPGRADES_SERIES))
 
     def chance(self, one_in: int) -> bool:
         return self.random.below(one_in) == 0
@@ -228,6 +230,15 @@ class Drawing:
             self.broken_links.append(where)
         for _ in range(random.below(5)):
             self.cut(random)
+
+    def draw_upgrades(self, random: Random) -> None:
+        """Draws when another engine goes on from the state of a machine's, in half of the worlds.
+
+        By another series of numbers, as draw_routes().
+        """
+        for _ in range(random.below(2) * random.between(1, 12)):
+            at_ns = random.between(1_000, self.end_ns // MS_NS) * MS_NS
+            self.put(at_ns, "upgrade", machine=random.below(self.world.machines))
 
     def cut(self, random: Random) -> None:
         """A link or an interface of a machine is gone for some seconds."""

@@ -27,6 +27,7 @@ from tests.simulation import (
     mutants_of_pump,
     mutants_of_tracks,
     mutants_of_turns,
+    mutants_of_upgrades,
 )
 from tests.simulation.mutant import Mutant
 
@@ -58,6 +59,7 @@ MUTANTS = (
     *mutants_of_clones.MUTANTS,
     *mutants_of_groups.MUTANTS,
     *mutants_of_tracks.MUTANTS,
+    *mutants_of_upgrades.MUTANTS,
 )
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],

@@ -102,6 +102,7 @@ def test_small_worlds_keep_every_invariant() -> None:
     assert summary.tally["groups_demoted"] > len(SMALL)
     assert summary.tally["stepped_down"] > len(SMALL) // 4
     assert summary.tally["conditions_failed"] > len(SMALL) // 40
+    assert summary.tally["upgrades"] > len(SMALL)
 
 
 def test_large_worlds_keep_every_invariant() -> None:

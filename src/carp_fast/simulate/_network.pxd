@@ -135,6 +135,7 @@ cdef enum Broken:               # the invariants
     GROUP_KEPT
     GROUP_SPLIT
     CONDITION_KEPT
+    UPGRADE_CHANGED
     BROKEN_KINDS
 
 cdef struct Event:
@@ -315,6 +316,7 @@ cdef struct Machine:
     Before before               # ... and the state before it
     int64_t busy_ns             # the cost of the current step so far
     int64_t step_at_ns          # the world's time of its next step; -1: none
+    int64_t upgrade_by_ns       # the world's time until which it drains; 0: no upgrade is due
     uint64_t generation         # of that step: an event of an earlier one is void
     # Its sockets, by Lane, and the sources whose frames go to the genuine lane.
     Socket sockets[SOCKETS]
@@ -394,6 +396,7 @@ cdef struct Tally:              # the values of the summary
     uint64_t groups_demoted     # by reports; and members that were MASTER then, once each
     uint64_t stepped_down
     uint64_t conditions_failed  # that made a MASTER resign
+    uint64_t upgrades           # of machines
 
 cdef struct World:
     int64_t now_ns

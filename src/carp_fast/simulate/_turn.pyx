@@ -8,8 +8,8 @@ kernel. Reports are taken before each of these functions, so the checks see the 
 
 from libc.errno cimport ENOBUFS
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free
+from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
     Core, FAMILY_HEARD, FAMILY_SILENT, GROUP_CHANGED, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE,
@@ -19,8 +19,8 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, Block, BY_MAINTENANCE, BY_TRACK, HARD, IN_MAINTENANCE, IN_USE, INIT,
-    LEAVING, MASTER, Output, REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
+    BY_MAINTENANCE, BY_TRACK, HARD, IN_MAINTENANCE, IN_USE, INIT,
+    LEAVING, MASTER, REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, NOT_CARP, REPLAY, VERDICT_OK, Verdict)
@@ -47,6 +47,7 @@ from carp_fast.simulate._network cimport (
     ORDER_IGNORED)
 from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
+from carp_fast.simulate._upgrade cimport copied_block, upgrade_if_due
 from carp_fast.simulate._sending cimport BUSY_NS, check_sending, note_hindered, on_sends, on_sent
 
 cdef enum:
@@ -82,22 +83,6 @@ cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t sub
     order.kind, order.subject, order.value = <uint8_t>kind, subject, value
     if machine.turn.phase == BETWEEN and not machine.paused:
         machine_wake(world, machine, world.now_ns)
-
-
-cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
-    """A copy of the block, laid out as by new_block() in engine/_prepared.pyx."""
-    cdef size_t size = (
-        sizeof(Block) + block.address_count * sizeof(Address)
-        + block.output_count * sizeof(Output) + block.alternate_count * sizeof(AlternateKey))
-    cdef Block* copy = <Block*>malloc(size)
-    if copy == NULL:
-        world.out_of_memory = True
-        return NULL
-    memcpy(copy, block, size)
-    copy.alternates = <AlternateKey*>(copy + 1)
-    copy.outputs = <Output*>(copy.alternates + copy.alternate_count)
-    copy.addresses = <Address*>(copy.outputs + copy.output_count)
-    return copy
 
 
 cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* host) noexcept nogil:
@@ -510,6 +495,7 @@ cdef void rest(World* world, Machine* machine) noexcept nogil:
     """The turn is over: check what was carried out, and schedule the next one."""
     cdef Turn* turn = &machine.turn
     cdef uint32_t i
+    upgrade_if_due(world, machine)
     if turn_is_idle(turn) and machine.requested == machine.taken_up:
         for i in range(machine.dirty_count):
             machine.slots[machine.dirty[i]].dirty = False
@@ -563,6 +549,7 @@ cdef void machine_forget(World* world, Machine* machine) noexcept nogil:
     forget_lanes(world, machine)
     kernel_forget(machine)
     machine.orders_count = 0
+    machine.upgrade_by_ns = 0
     machine.turn.phase = BETWEEN
     machine.step_at_ns = -1
     machine.generation += 1

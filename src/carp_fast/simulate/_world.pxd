@@ -34,6 +34,7 @@ cdef enum FaultKind:
     FAULT_RESIGN_ALL
     FAULT_FLOOD                 # slot: frames a tick; value: probability that one finds no room
     FAULT_QUIET                 # all faults are over
+    FAULT_UPGRADE               # another engine goes on from the state of this one
     FAULT_KINDS
 
 cdef class Random:

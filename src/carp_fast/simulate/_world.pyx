@@ -31,6 +31,7 @@ from carp_fast.simulate._kernel cimport drop_routes, kernel_go, kernel_works
 from carp_fast.simulate._sending cimport note_hindered
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
+from carp_fast.simulate._upgrade cimport upgrade_begin
 from carp_fast.pump._arrivals cimport BATCH_MAX
 from carp_fast.pump._turn cimport BETWEEN, CHANGES_MAX
 from carp_fast.engine._upkeep cimport routes_of
@@ -41,7 +42,7 @@ FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "replace", "send_errors",
     "netlink_errors", "slow_netlink", "lock_held", "secondaries", "clock_step", "address_removed",
     "address_left", "address_lost", "demote", "bar", "by_route", "yield", "preempt",
-    "maintenance", "remove", "add", "resign_all", "flood", "quiet")
+    "maintenance", "remove", "add", "resign_all", "flood", "quiet", "upgrade")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
     "late", "stranger", "delay_ns")
@@ -57,7 +58,8 @@ BROKEN_WORDS = (
     "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
     "tie_unsettled", "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow",
     "reports_lost", "resigned_late", "announced_absent", "rose_in_maintenance",
-    "order_ignored", "group_unequal", "group_kept", "group_split", "condition_kept")
+    "order_ignored", "group_unequal", "group_kept", "group_split", "condition_kept",
+    "upgrade_changed")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
@@ -140,9 +142,8 @@ cdef void crash(World* world, Machine* machine) noexcept:
     for slot in range(world.slot_count):
         memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
         forget_slot(&machine.slots[slot])
-        machine.slots[slot].refused = 0
+        machine.slots[slot].refused = machine.slots[slot].found_in = 0
         machine.slots[slot].dirty = machine.slots[slot].disturbed = False
-        machine.slots[slot].found_in = 0
         machine.slots[slot].owes_last = machine.slots[slot].owes_resignation = False
         machine.slots[slot].owes_announcement = False
 
@@ -305,6 +306,8 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         order_of_fault(world, machine, fault)
     elif kind == FAULT_FLOOD:
         begin_flood(world, machine, fault.slot, <uint32_t>fault.value)
+    elif kind == FAULT_UPGRADE:
+        upgrade_begin(world, machine)
     elif kind == FAULT_QUIET:
         world.quiet_ns = world.now_ns
         for slot in range(world.slot_count):
@@ -361,8 +364,7 @@ cdef class Simulator:
     machine; socket_room: frames that a socket keeps; source_room: sources that have a lane of their
     own; batch, slices, changes: the limits of one turn (frames a slice, slices, addresses a batch),
     256, 16 and 128 in the pump; aligned: the machines' clocks tick within 50 us of each other, so
-    frames that are due are sent together.
-    Raises ValueError for values out of range.
+    frames that are due are sent together. Raises ValueError for values out of range.
     """
 
     def __cinit__(self, uint64_t random, uint32_t machines, uint32_t segments, uint32_t slots, *,
