@@ -10,6 +10,7 @@ import sys
 
 UCARP = "ucarp"
 RUN = "run"
+PRIVILEGED = "privileged"
 
 
 def main() -> None:
@@ -28,8 +29,16 @@ def main() -> None:
 
         count = 1 if by_name else 2
         sys.exit(ucarp(words[:count], words[count:]))
+    if words[1:2] == [PRIVILEGED]:
+        from carp_fast.privileged.main import main as privileged
+
+        sys.exit(privileged(words[2:]))
     if words[1:2] == [RUN]:
         remember(signal.SIGHUP, signal.SIGUSR1)
+        if "--help" not in words:
+            from carp_fast.privileged import start
+
+            start.begin()
     from carp_fast.cli.main import main as commands
 
     commands(prog_name="carp-fast")

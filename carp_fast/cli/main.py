@@ -211,6 +211,7 @@ def status(
 def _print_status(document: Status, problems: bool) -> None:
     from datetime import UTC, datetime
 
+    from carp_fast.control.documents import HELPER_RUNS
     from carp_fast.daemon import explain_text
     from carp_fast.daemon.explain_demotion import in_maintenance
 
@@ -224,6 +225,8 @@ def _print_status(document: Status, problems: bool) -> None:
     )
     if daemon.maintenance_state is not None:
         print_prose(in_maintenance(daemon.maintenance_state))
+    if daemon.helper not in (None, HELPER_RUNS):
+        print_prose(f"the privileged helper has ended ({daemon.helper}): no hook can be run")
     kinds = Counter(kind for host in hosts for kind in explain_text.problem_kinds(host))
     if kinds:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())

@@ -246,6 +246,11 @@ class Configuration(msgspec.Struct, frozen=True):
     tracks: tuple[Track, ...] = ()
 
 
+def is_function(target: str) -> bool:
+    """Whether a hook's target is "module:function" rather than the path of a program."""
+    return ":" in target and "/" not in target
+
+
 def families_of(addresses: Iterable[str]) -> tuple[int, ...]:
     """The families of addresses, with or without prefix length: (), (4,), (6,) or (4, 6)."""
     ipv4 = ipv6 = False

@@ -157,6 +157,9 @@ class ControlStatus(msgspec.Struct, frozen=True):
     readers_dropped: int
 
 
+HELPER_RUNS = "running"
+
+
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
@@ -165,7 +168,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     `demotions`: the operator's, by the text of their reasons, to which the group is added if it is
     one's: "disks (group lan)"; virtual hosts have the sum of those that concern them.
     `maintenance_state`: None if it is in none; `maintenance_progress`: None if there was none in
-    this run. `control`: None for a daemon without a control socket.
+    this run. `control`: None for a daemon without a control socket. `helper`: "running", or how the
+    privileged helper ended; None for a daemon that was not started as root, which has none.
     """
 
     version: str
@@ -183,6 +187,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     maintenance_state: MaintenanceState | None = None
     maintenance_progress: MaintenanceProgress | None = None
     control: ControlStatus | None = None
+    helper: str | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):

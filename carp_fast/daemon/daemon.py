@@ -10,8 +10,8 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,9 @@ from carp_fast.daemon.user import leave_root
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
 from carp_fast.net.interfaces import LinkError
+from carp_fast.privileged.client import PrivilegedHelper
+from carp_fast.privileged.start import HelperError, Started
+from carp_fast.privileged.start import take as take_started
 from carp_fast.replay import recording as recordings
 from carp_fast.signals import inherit_nothing, take_remembered
 
@@ -70,31 +73,65 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     forbid_tracing()
     forbid_core_files()
     share_memory()
-    configuration = config.load_settled(path)
-    require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
-    limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
-    with leave_root(configuration, pid_file) as privileges:
+    with ExitStack() as stack:
+        helper = open_helper(take_started)
+        if helper is None:
+            configuration = config.load_settled(path)
+        else:
+            stack.enter_context(helper)
+            with refused_as_start_error():
+                configuration = helper.load_first(path)
+        require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
+        limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
+        privileges = stack.enter_context(leave_root(configuration, pid_file))
         launch(
             configuration,
-            lambda loop: Own(Hooks(loop, *limits), HostLog(loop.call_later)),
+            lambda loop: Own(Hooks(loop, *limits, launcher=helper), HostLog(loop.call_later)),
             privileges,
+            helper,
         )
     return 0
+
+
+def open_helper(begin: Callable[[], Started | None]) -> PrivilegedHelper | None:
+    """The privileged helper that `begin` starts, or has started; None: there is to be none.
+
+    Raises StartError.
+    """
+    with refused_as_start_error():
+        started = begin()
+    return None if started is None else PrivilegedHelper(started)
+
+
+@contextmanager
+def refused_as_start_error() -> Iterator[None]:
+    """Raises StartError in place of HelperError."""
+    try:
+        yield
+    except HelperError as error:
+        raise StartError(str(error)) from error
 
 
 def launch(
     configuration: config.Configuration,
     manner: Callable[[asyncio.AbstractEventLoop], Manner],
     privileges: Privileges,
+    helper: PrivilegedHelper | None = None,
 ) -> None:
-    """Runs a daemon on its own event loop until it is stopped. Raises StartError."""
+    """Runs a daemon on its own event loop until it is stopped. Raises StartError.
+
+    `helper`: starts its programs and reads its configuration again; without one it does so itself.
+    """
     try:
         loop = uvloop.new_event_loop()
     except OSError as error:
         raise StartError(f"cannot create the event loop: {error.strerror}") from error
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         systemd = Systemd.from_environment()  # before hooks inherit the environment
-        runner.run(serve(configuration, manner(runner.get_loop()), systemd, privileges))
+        if helper is not None:
+            helper.attach(runner.get_loop())
+        made = manner(runner.get_loop())
+        runner.run(serve(configuration, made, systemd, privileges, helper))
 
 
 async def serve(
@@ -102,10 +139,14 @@ async def serve(
     manner: Manner,
     systemd: Systemd,
     privileges: Privileges,
+    helper: PrivilegedHelper | None,
 ) -> None:
     """Starts, serves until stopped, resigns, ends. Raises StartError."""
     try:
         async with AsyncExitStack() as stack:
+            if helper is not None:
+                stack.enter_context(helper)
+                helper.applied()
             stack.callback(systemd.close)
             worker = Worker()
             stack.callback(worker.shutdown)
@@ -123,10 +164,18 @@ async def serve(
                 feed.subscribe_tracks(control.publish_track)
             loop = asyncio.get_running_loop()
             opened = stack.enter_context(
-                Opened(loop, configuration, manner, worker, feed, privileges=privileges)
+                Opened(
+                    loop,
+                    configuration,
+                    manner,
+                    worker,
+                    feed,
+                    privileges=privileges,
+                    launcher=helper,
+                )
             )
             stack.enter_context(requests)
-            notify = Notify(loop)
+            notify = Notify(loop, helper)
             stack.push_async_callback(notify.stop)
             feed.subscribe(notify.send)
             daemon = Daemon(
@@ -139,6 +188,7 @@ async def serve(
                 notify=notify,
                 control=control,
                 privileges=privileges,
+                helper=helper,
             )
             known = daemon.prepare()
             privileges.pid.write()
@@ -176,6 +226,7 @@ class Daemon:
         notify: Notify,
         control: ControlServer | None,
         privileges: Privileges,
+        helper: PrivilegedHelper | None,
     ) -> None:
         self._opened = opened
         self._configuration = configuration  # the initial one; the reloader has the running one
@@ -196,9 +247,12 @@ class Daemon:
             systemd=systemd,
             control=control,
             privileges=privileges,
+            helper=helper,
         )
         if control is not None:
             opened.status.control = lambda: control.status
+        if helper is not None:
+            opened.status.helper = lambda: helper.state
         self._controls = Controls(
             stop=self.stopping.set,
             reload=self._on_reload_wanted,

@@ -104,6 +104,9 @@ def identity(host: VirtualHostExplanation) -> Iterator[str]:
         f"{', reason ' + reason if reason else ''}: {REASON_MEANINGS.get(reason, reason)}"
         f"{culprits(host)}"
     )
+    for word, warning in host.warnings.items():
+        if word not in WARNING_HINTS:
+            yield f"{word}: {warning}"
 
 
 # ----------------------------------------------------------------------------------- heard masters
@@ -118,7 +121,8 @@ def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
                 f'{host.dialect} ignores it: set dialect = "openbsd"'
             )
     for word, warning in host.warnings.items():
-        yield f"{word}: {warning}: {WARNING_HINTS[word].format(interface=host.interface)}"
+        if word in WARNING_HINTS:  # the others are not about the segment
+            yield f"{word}: {warning}: {WARNING_HINTS[word].format(interface=host.interface)}"
     yield from silent_master(host)
     if not host.heard:
         yield "no host has been heard" + NOBODY_HEARD[host.state]

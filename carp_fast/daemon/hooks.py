@@ -24,12 +24,13 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from carp_fast.config.model import is_function
 from carp_fast.config.writers import Writers
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
 from carp_fast.programs.children import printable
-from carp_fast.programs.launching import DirectLauncher, Launcher, Program, Running, reap
-from carp_fast.programs.spawning import ChildError, ending
+from carp_fast.programs.launching import DirectLauncher, Launcher, Running, reap
+from carp_fast.programs.spawning import ChildError, Program, ending
 from carp_fast.programs.starting import Starting
 
 logger = logging.getLogger(__name__)
@@ -127,11 +128,6 @@ class _Job(msgspec.Struct, frozen=True, eq=False):
     @property
     def label(self) -> str:
         return f"{self.name}: {self.what}"
-
-
-def is_function(target: str) -> bool:
-    """Whether a hook's target is "module:function" rather than the path of a program."""
-    return ":" in target and "/" not in target
 
 
 def load_function(target: str) -> Function:

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import msgspec
 
 from carp_fast.programs.children import printable
-from carp_fast.programs.launching import DirectLauncher, Launcher, Program, Running, reap
-from carp_fast.programs.spawning import ChildError, ending
+from carp_fast.programs.launching import DirectLauncher, Launcher, Running, reap
+from carp_fast.programs.spawning import ChildError, Program, ending
 
 logger = logging.getLogger(__name__)
 

@@ -54,6 +54,7 @@ from carp_fast.replay import recording as recordings
 if TYPE_CHECKING:
     from carp_fast.engine._prepared import PreparedHost
     from carp_fast.net.interfaces import Interface
+    from carp_fast.programs.launching import Launcher
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
 class Opened(Closing):
     """The sockets, the pump and the parts; nothing runs before start_pump(). Raises StartError.
 
-    `feed` gets every change of state. close() stops the pump before it closes what the pump uses.
-    `privileges`: closed by the caller, after close().
+    `feed` gets every change of state; `launcher` starts the scripts of tracks, see Tracked. close()
+    stops the pump before it closes what the pump uses. `privileges`: closed by the caller, after
+    close().
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class Opened(Closing):
         feed: Feed,
         *,
         privileges: Privileges,
+        launcher: Launcher | None = None,
     ) -> None:
         self._loop = loop
         self.worker = worker
         self.hooks = manner.hooks
+        self._launcher = launcher
         kept = kept_maintenance = None
         if manner.leaves_traces:
             directory = configuration.daemon.state_directory
@@ -180,7 +184,7 @@ class Opened(Closing):
             on_clones_given_up=self.sending.on_given_up,
             resync=self._read_states,
         )
-        self.tracked = Tracked(self._loop, hosts, orders, self.background, feed.publish_track)
+        self.tracked = self._make_tracked(feed)
         opened.callback(self.tracked.close)
         foreign = Foreign(hosts, self.reports.on_foreign)
         self.network = Network(hosts, orders, self._lanes, self.in_use, foreign.on_interface)
@@ -219,6 +223,16 @@ class Opened(Closing):
         opened.callback(self.background.close)
         opened.callback(self.links.stop)
         self._loop.add_reader(self.pump.report_fd, self.reports.on_readable)
+
+    def _make_tracked(self, feed: Feed) -> Tracked:
+        return Tracked(
+            self._loop,
+            self.hosts,
+            self.orders,
+            self.background,
+            feed.publish_track,
+            launcher=self._launcher,
+        )
 
     # -- what several phases do with it
 

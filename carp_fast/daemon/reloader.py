@@ -24,6 +24,7 @@ from carp_fast.daemon.process import StartError, give_back_memory, require_capab
 from carp_fast.daemon.table import by_interface
 from carp_fast.daemon.user import has_functions, needs_root
 from carp_fast.daemon.worker import Worker
+from carp_fast.privileged.start import HelperError
 
 if TYPE_CHECKING:
     from carp_fast.control.server import ControlServer
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from carp_fast.daemon.privileges import Privileges
     from carp_fast.daemon.systemd import Systemd
     from carp_fast.daemon.traces import Held
+    from carp_fast.privileged.client import PrivilegedHelper
 
 logger = logging.getLogger(__name__)
 
 READ_DEADLINE_S = 120.0  # for the files of a configuration, on a server that may not answer
+TOO_LONG = f"reading the configuration takes longer than {READ_DEADLINE_S:g} s"
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -60,6 +63,7 @@ class Reloader:
         systemd: Systemd,
         control: ControlServer | None,
         privileges: Privileges,
+        helper: PrivilegedHelper | None,
     ) -> None:
         self.configuration = configuration
         self._opened = opened
@@ -70,6 +74,7 @@ class Reloader:
         self._systemd = systemd
         self._control = control
         self._privileges = privileges
+        self._helper = helper
         self._reader = Worker()  # a thread that may hang: not for other work
         self._reloading = asyncio.Lock()
         self._applying = asyncio.Lock()  # held during changes, and from the end on
@@ -134,7 +139,7 @@ class Reloader:
     async def _read_again(self) -> config.Configuration:
         """The configuration as the files have it now. Raises ControlError with its faults."""
         try:
-            new = await self._read(config.load_settled, self.configuration.path)
+            new = await self._read_files()
             self._refuse_what_needs_root(new)
             self._opened.load_functions(new)
             there = await self._read(present.of_this_host, new)
@@ -143,7 +148,7 @@ class Reloader:
                 logger.error("reload: %s", fault)
             text = f"{len(error.faults)} faults in the configuration"
             raise ControlError(text, [str(fault) for fault in error.faults]) from error
-        except HookError as error:
+        except (HookError, HelperError) as error:
             raise ControlError(str(error)) from error
         for warning in (*new.warnings, *there):
             logger.warning("%s", warning)
@@ -161,6 +166,15 @@ class Reloader:
             text = f"the daemon is {user}: {'; '.join(lacking)}"
             raise ControlError(f'{text}; allowed: a restart with daemon.user = "root"')
 
+    async def _read_files(self) -> config.Configuration:
+        """Has the helper read the files, or reads them. Raises as that does, and ControlError."""
+        if self._helper is None:
+            return await self._read(config.load_settled, self.configuration.path)
+        try:
+            return await asyncio.wait_for(self._helper.load(), READ_DEADLINE_S)
+        except TimeoutError:
+            raise ControlError(TOO_LONG) from None
+
     async def _read(self, read: Callable[[Argument], Result], argument: Argument) -> Result:
         """Calls a function that reads, in the reader's thread. Raises ControlError after a
         deadline.
@@ -170,8 +184,7 @@ class Reloader:
             return await asyncio.wait_for(work, READ_DEADLINE_S)
         except TimeoutError:
             self._reader.give_up()
-            text = f"reading the configuration takes longer than {READ_DEADLINE_S:g} s"
-            raise ControlError(text) from None
+            raise ControlError(TOO_LONG) from None
 
     def _make_room(self, difference: reload.Difference, new: config.Configuration) -> None:
         """Checks and reserves what the new virtual hosts need. Raises ControlError."""
@@ -218,4 +231,6 @@ class Reloader:
             await self._notify.stop()
             self._notify.start(new.daemon.notify)
         self.configuration = new
+        if self._helper is not None:
+            self._helper.applied()
         return lines

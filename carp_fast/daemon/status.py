@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from carp_fast import __version__
+from carp_fast.config.model import is_function
 from carp_fast.control.documents import (
+    HELPER_RUNS,
     ControlStatus,
     DaemonStatus,
     Demotion,
@@ -92,6 +94,16 @@ def warnings(fields: HostCopy, wrong_digest_ns: int | None, now_ns: int) -> dict
         host_mac = f" ({mac_text(mac)})" if any(mac) else ""  # unknown with a raw socket
         found["duplicate_source"] = f"another host{host_mac} advertises from our source"
     return found
+
+
+def hooks_fail(host: VirtualHost, helper: str | None) -> dict[str, str]:
+    """A warning, by its word, if hooks of a virtual host cannot be run; `helper`: its state."""
+    settings = host.settings
+    programs = [each for each in (settings.up, settings.down) if each and not is_function(each)]
+    if helper in (None, HELPER_RUNS) or not programs:
+        return {}
+    text = f"its hooks cannot be run: the privileged helper has ended ({helper})"
+    return {"hooks_fail": f"{text}; a restart starts it again"}
 
 
 def holds_routes(fields: HostCopy) -> bool:
@@ -195,6 +207,7 @@ class Status:
         self.demotions_of = demotions_of
         self.maintenance = maintenance
         self.control: Callable[[], ControlStatus | None] = lambda: None  # of the control socket
+        self.helper: Callable[[], str | None] = lambda: None  # of the privileged helper
         self._tracked = tracked
 
     def tracks_of(self, host: VirtualHost) -> list[TrackStatus]:
@@ -252,6 +265,7 @@ class Status:
                 maintenance_state=maintenance,
                 maintenance_progress=progress,
                 control=self.control(),
+                helper=self.helper(),
             ),
             summary=self.summary(),
             interfaces=[
@@ -340,7 +354,10 @@ class Status:
             addresses_held=fields.held,
             held_by="route" if holds_routes(fields) else "address",
             address_problems={text: why for text, why in found.items() if text in every},
-            warnings=warnings(fields, self._reports.wrong_digest_ns.get(slot), now_ns),
+            warnings={
+                **warnings(fields, self._reports.wrong_digest_ns.get(slot), now_ns),
+                **hooks_fail(host, self.helper()),
+            },
             advbase=fields.advbase,
             advskew=fields.advskew,
             effective_advskew=fields.effective_advskew,

@@ -8,23 +8,31 @@ not know what the messages mean, nor which processes they are for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import select
 import socket
-import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
 from carp_fast.closing import Closing
 from carp_fast.errors import CarpFastError
+from carp_fast.programs.packets import close_all, pair, receive
+
+__all__ = [
+    "Channel",
+    "ChannelEnded",
+    "ChannelError",
+    "ChannelTimeout",
+    "Message",
+    "Received",
+    "close_all",
+    "pair",
+]
 
 MESSAGE_BYTES_MAX = 65_536
 DESCRIPTORS_MAX = 16  # of one message; the kernel takes 253
-_INT = struct.Struct("i")
 
 
 class ChannelError(CarpFastError):
@@ -163,19 +171,13 @@ class Channel(Closing):
     def _received(self, kinds: tuple[type[Message], ...]) -> Received | None:
         """The next message; None if there is none yet."""
         try:
-            # recv_fds() leaves the descriptors inheritable, and open if there are too many.
-            data, ancillary, flags, _ = self._end.recvmsg(
-                MESSAGE_BYTES_MAX,
-                socket.CMSG_SPACE(DESCRIPTORS_MAX * _INT.size),
-                socket.MSG_CMSG_CLOEXEC,
-            )
+            data, descriptors, flags = receive(self._end, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX)
         except BlockingIOError:
             return None
         except ConnectionError as error:
             raise ChannelEnded("the other process has ended") from error
         except OSError as error:
             raise ChannelError(f"cannot receive: {error.strerror}") from error
-        descriptors = _descriptors(ancillary)
         try:
             if not data and not descriptors:
                 raise ChannelEnded("the other process has ended")
@@ -204,18 +206,6 @@ class Channel(Closing):
         return message
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends, neither of which a program inherits."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-
-
-def close_all(descriptors: Iterable[int]) -> None:
-    """Closes these file descriptors."""
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
 def _encoded(message: Message, descriptors: Sequence[int]) -> bytes:
     name = type(message).__name__
     if len(descriptors) != len(message.carries):
@@ -224,15 +214,6 @@ def _encoded(message: Message, descriptors: Sequence[int]) -> bytes:
     if len(data) > MESSAGE_BYTES_MAX:
         raise ChannelError(f"{name} of {len(data)} bytes: allowed: {MESSAGE_BYTES_MAX}")
     return data
-
-
-def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    found: list[int] = []
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            whole = len(data) - len(data) % _INT.size
-            found += [number for (number,) in _INT.iter_unpack(data[:whole])]
-    return tuple(found)
 
 
 def _late(within_s: float) -> ChannelTimeout:

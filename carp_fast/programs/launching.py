@@ -13,31 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-import msgspec
-
 from carp_fast.programs.children import Child, InheritingChild
-from carp_fast.programs.spawning import ChildError, clean_environment, inherited_environment
+from carp_fast.programs.spawning import (
+    ChildError,
+    Program,
+    clean_environment,
+    inherited_environment,
+)
 
 REAP_S = 1.0  # how long to wait for killed processes; after that they are left to later starts
-
-
-class Program(msgspec.Struct, frozen=True):
-    """A program as it is configured: `path`, the interface and address of `place` if it is a hook,
-    and `more`.
-
-    `inherits`: it gets our environment and standard descriptors, and runs in our session, as
-    scripts written for ucarp expect; nothing is read from it or written to it.
-    """
-
-    path: str
-    place: tuple[str, str] | None = None
-    more: tuple[str, ...] = ()
-    inherits: bool = False
-
-    @property
-    def arguments(self) -> list[str]:
-        """Its command line."""
-        return [self.path, *(self.place or ()), *self.more]
 
 
 class Running(Protocol):

@@ -1,8 +1,8 @@
 """Memory that is passed to another process: written once, sealed, and read there.
 
-Holds `sealed` and `filled`, which make it, and `Sealed`, which reads it. The kernel keeps the
-seals, so nothing can change, shrink or enlarge what the receiver has checked. Must not know what is
-in it.
+Holds `created`, `sealed` and `filled`, which make it, and `Sealed`, which reads it. The kernel
+keeps the seals, so nothing can change, shrink or enlarge what the receiver has checked. Must not
+know what is in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SealError(CarpFastError):
 
 def sealed(name: str, parts: Iterable[bytes | bytearray | memoryview]) -> int:
     """A file descriptor of sealed memory with these parts, one after the other. Raises OSError."""
-    descriptor = _created(name)
+    descriptor = created(name)
     try:
         for part in parts:
             rest = memoryview(part).cast("B")
@@ -44,7 +44,7 @@ def filled(name: str, size: int, fill: Callable[[memoryview], object]) -> int:
 
     `fill` must keep no view of it. Raises OSError.
     """
-    descriptor = _created(name)
+    descriptor = created(name)
     try:
         os.ftruncate(descriptor, size)
         if size:
@@ -96,7 +96,8 @@ class Sealed(Closing):
         return size
 
 
-def _created(name: str) -> int:
+def created(name: str) -> int:
+    """A file descriptor of empty memory that can be sealed. Raises OSError."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         return os.memfd_create(name, flags | MFD_NOEXEC_SEAL)

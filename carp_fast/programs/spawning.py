@@ -19,6 +19,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from carp_fast.errors import CarpFastError
 
 # What a program gets in place of the daemon's own.
@@ -49,6 +51,29 @@ class ChildError(CarpFastError):
     def __init__(self, text: str, reason: str | None = None) -> None:
         super().__init__(text)
         self.reason = text if reason is None else reason
+
+
+class LauncherEnded(ChildError):
+    """Raised when what starts programs has ended: the program itself is not to blame."""
+
+
+class Program(msgspec.Struct, frozen=True):
+    """A program as it is configured: `path`, the interface and address of `place` if it is a hook,
+    and `more`.
+
+    `inherits`: it gets our environment and standard descriptors, and runs in our session, as
+    scripts written for ucarp expect; nothing is read from it or written to it.
+    """
+
+    path: str
+    place: tuple[str, str] | None = None
+    more: tuple[str, ...] = ()
+    inherits: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        """Its command line."""
+        return [self.path, *(self.place or ()), *self.more]
 
 
 def clean_environment() -> dict[str, str]:

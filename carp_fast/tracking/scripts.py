@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from carp_fast.config.tracks import ScriptTrack, Track
 from carp_fast.programs.children import printable
-from carp_fast.programs.launching import DirectLauncher, Launcher, Program, Running, reap
-from carp_fast.programs.spawning import ChildError, ending
+from carp_fast.programs.launching import DirectLauncher, Launcher, Running, reap
+from carp_fast.programs.spawning import ChildError, LauncherEnded, Program, ending
 from carp_fast.programs.starting import Starting
 from carp_fast.tracking.judging import Result
 from carp_fast.tracking.rounds import Rounds
@@ -159,7 +159,7 @@ class _Run:
                 leaves_nothing=True,
             )
         except ChildError as error:
-            self._done(Result(False, str(error)))
+            self._on_failed(error)
             return
         self._timers.append(loop.call_later(track.timeout_s, self._on_timeout))
 
@@ -193,7 +193,9 @@ class _Run:
         self._done(None if self._timed_out else self._result(exit_status == 0, text))
 
     def _on_failed(self, error: ChildError) -> None:
-        self._done(None if self._timed_out else Result(False, str(error)))
+        # A script that cannot be run any more says nothing about what it checks.
+        known = self._timed_out or isinstance(error, LauncherEnded)
+        self._done(None if known else Result(False, str(error)))
 
     def _result(self, ok: bool, text: str) -> Result:
         lines = printable(self._output)[-OUTPUT_LINES_MAX:]

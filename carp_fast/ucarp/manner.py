@@ -20,7 +20,7 @@ import msgspec
 
 from carp_fast.config import load as config
 from carp_fast.control.documents import NOT_DEMOTED
-from carp_fast.daemon.daemon import launch
+from carp_fast.daemon.daemon import launch, open_helper
 from carp_fast.daemon.hooks import Done
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, hook_for
@@ -28,6 +28,9 @@ from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import StartError, require_capabilities
 from carp_fast.inet import address_bytes
+from carp_fast.privileged import rows, table
+from carp_fast.privileged import start as helpers
+from carp_fast.privileged.start import Started
 from carp_fast.ucarp.log import logger
 from carp_fast.ucarp.scripts import Scripts
 
@@ -80,11 +83,15 @@ def run(
     if not shutdown:
         for number in EXIT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+    configuration = configuration_of(host)
+    helper = open_helper(partial(start_helper, host, named))
+    if helper is not None:
+        helper.use_first(configuration)
     with Privileges() as privileges:
         launch(
-            configuration_of(host),
+            configuration,
             lambda loop: Ucarp(
-                Scripts(loop),
+                Scripts(loop, helper),
                 HostLog(loop.call_later),
                 host,
                 named=named,
@@ -93,8 +100,20 @@ def run(
                 started=started,
             ),
             privileges,
+            helper,
         )
     return 0
+
+
+def start_helper(host: config.VirtualHost, named: str) -> Started | None:
+    """Starts a privileged helper that knows the scripts; None if there is to be none.
+
+    Raises HelperError.
+    """
+    if not helpers.wanted():
+        return None
+    as_scripts_get_it = configuration_of(msgspec.structs.replace(host, interface=named))
+    return helpers.start(rows.encode(table.rows(as_scripts_get_it, inherits=True)))
 
 
 def configuration_of(host: config.VirtualHost) -> config.Configuration:

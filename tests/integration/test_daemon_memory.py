@@ -116,6 +116,7 @@ def test_another_process_of_the_same_user_cannot_read_the_daemons_memory(
         daemon = start_daemon(a, path, program=program)
         daemon.wait_state("MASTER", DEADLINE_S)
         assert status_of(daemon.process, "Uid").split()[1] == str(NOBODY)
+        assert daemon.status()["daemon"]["helper"] is None  # there is nothing to keep apart
         wait_for(lambda: len(a.addresses()) == 4, DEADLINE_S, "three addresses")
         code = f"open('/proc/{daemon.process.pid}/mem', 'rb')"
         reading = [*as_nobody, sys.executable, "-c", code]

@@ -356,7 +356,7 @@ HOST_COUNTERS = {
 ADDITIONS = {
     "daemon": {
         *("demotions", "maintenance_progress", "maintenance_state", "pump", "receive_fallbacks"),
-        *("control", "receive_reason", "send", "send_reason"),
+        *("control", "helper", "receive_reason", "send", "send_reason"),
     },
     "interface": {"send"},
     "virtual_host": {

@@ -75,6 +75,7 @@ PACKAGES: tuple[str, ...] = (
     "lab",
     "bench",
     "programs",
+    "privileged",
     "tracking",
     "daemon",
     "loadtest",

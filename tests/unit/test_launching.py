@@ -13,8 +13,8 @@ import pytest
 from carp_fast.config.tracks import ScriptTrack
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.notify import Notifier
-from carp_fast.programs.launching import DirectLauncher, Program, Running, reap
-from carp_fast.programs.spawning import ChildError
+from carp_fast.programs.launching import DirectLauncher, Running, reap
+from carp_fast.programs.spawning import ChildError, Program
 from carp_fast.tracking.judging import Result
 from carp_fast.tracking.scripts import Scripts
 from carp_fast.ucarp.log import logger as ucarp_logger

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import HELPER_RUNS
 from carp_fast.control.requests import StatusRequest
 from carp_fast.daemon import explain_text, explain_words
-from carp_fast.daemon.status import WRONG_DIGEST_LASTS_NS, second_master, warnings
+from carp_fast.daemon.status import WRONG_DIGEST_LASTS_NS, hooks_fail, second_master, warnings
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
 from carp_fast.engine.copies import HostCopy, SourceCopy
@@ -135,3 +136,32 @@ def test_every_warning_has_a_hint() -> None:
         copy = copied(state, *peers, duplicate_source=MAC)
         words |= warnings(copy, NOW_NS, NOW_NS).keys()
     assert words == explain_words.WARNING_HINTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "helper", "fails"),
+    [
+        ("/bin/up", None, "killed by SIGKILL", True),
+        (None, "/bin/down", "killed by SIGKILL", True),
+        ("/bin/up", "/bin/down", HELPER_RUNS, False),
+        ("/bin/up", "/bin/down", None, False),
+        ("module:function", None, "killed by SIGKILL", False),
+        (None, None, "killed by SIGKILL", False),
+    ],
+)
+def test_hooks_that_are_programs_fail_without_the_helper(
+    up: str | None, down: str | None, helper: str | None, fails: bool
+) -> None:
+    keys = Settings(passphrase=b"secret", up=up, down=down)
+    found = hooks_fail(VirtualHost("eth0", 42, ("192.0.2.10/24",), (), keys), helper)
+    text = "its hooks cannot be run: the privileged helper has ended (killed by SIGKILL); a restart"
+    assert found == ({"hooks_fail": f"{text} starts it again"} if fails else {})
+
+
+def test_explain_tells_that_hooks_fail_where_it_tells_the_state() -> None:
+    asked = Asked({"up": "/bin/up"}).become("MASTER")
+    asked.status.helper = lambda: "killed by SIGKILL"
+    sections = asked.sections()
+    name, *others = sections
+    assert any(line.startswith("hooks_fail: its hooks cannot") for line in sections[name])
+    assert not any("hooks_fail" in line for other in others for line in sections[other])
