@@ -330,7 +330,13 @@ def _written(prepared: _Prepared, options: FloodOptions, file: Path) -> Sent:
     )
 
 
-def _sender(prepared: _Prepared, options: FloodOptions, backends: Backends | None = None) -> Sender:
+def _sender(
+    prepared: _Prepared,
+    options: FloodOptions,
+    backends: Backends | None = None,
+    *,
+    steady: bool = False,
+) -> Sender:
     from carp_fast.loadtest.sender import Sender
 
     return Sender(
@@ -341,6 +347,7 @@ def _sender(prepared: _Prepared, options: FloodOptions, backends: Backends | Non
         rate=prepared.asked_rate,
         duration_s=options.duration,
         count=options.count or 0,
+        steady=steady,
         backends=backends,
     )
 
@@ -375,7 +382,7 @@ def _send_for_trial(
         options = replace(options, rate=f"{rate:f}", duration=seconds or options.duration)
     prepared = _prepared(options)
     assert isinstance(prepared.source, Mix)  # a recording is not sent to a sink
-    with _sender(prepared, options, backends) as sender:
+    with _sender(prepared, options, backends, steady=searching) as sender:
         sender.start()
         _watch(sender, interrupts, quiet=searching or options.as_json)
         sender.stop()

@@ -22,9 +22,10 @@ from carp_fast.cli.terminal import Finite, failure, print_json, print_prose, pri
 if TYPE_CHECKING:
     from carp_fast.config.model import Configuration
     from carp_fast.loadtest.receiver import Receiver
-    from carp_fast.loadtest.trial import Found, Sent, Trial
+    from carp_fast.loadtest.search import Found
+    from carp_fast.loadtest.trial import Sent, Trial
 
-LOW_PER_S, HIGH_PER_S, STEP_S = 1_000.0, 1_000_000.0, 2.0
+LOW_PER_S, HIGH_PER_S, STEP_S, CONFIRM_STEPS = 1_000.0, 1_000_000.0, 2.0, 5.0
 
 _Send = Callable[[float | None, float | None], "Sent"]
 """Sends at a rate for a number of seconds; None: as the other options have it."""
@@ -63,6 +64,11 @@ _OPTIONS = (
         "--to-rate", "N", f"Search up to this rate in frames/s.  [default: {HIGH_PER_S:,.0f}]"
     ),
     _number_option("--step-duration", "S", f"Send for S seconds per rate.  [default: {STEP_S:g}]"),
+    _number_option(
+        "--confirm-duration",
+        "S",
+        "Confirm the rate found, and the next that loses, for S seconds.  [default: five steps]",
+    ),
     click.option(
         "--plot",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -70,7 +76,7 @@ _OPTIONS = (
         help="With --find-rate: write a chart of loss and latency by rate to FILE (SVG).",
     ),
 )
-_SEARCH_ONLY = ("loss", "from_rate", "to_rate", "step_duration", "plot")
+_SEARCH_ONLY = ("loss", "from_rate", "to_rate", "step_duration", "confirm_duration", "plot")
 TRIAL_NAMES = ("sink_interface", "sink_netns", "find_rate", *_SEARCH_ONLY)
 _CONFLICTS = (
     *(Rule(name, "{option} needs --sink IF", needs=TRIAL_NAMES[:1]) for name in TRIAL_NAMES[1:]),
@@ -92,6 +98,7 @@ class TrialOptions:
     low: float
     high: float
     step_s: float
+    confirm_s: float
     plot: Path | None
 
     @classmethod
@@ -106,6 +113,12 @@ class TrialOptions:
             raise click.UsageError(
                 f"--from-rate {low:,.0f} is not below --to-rate {high:,.0f} frames/s"
             )
+        step_s = values["step_duration"] or STEP_S
+        confirm_s = values["confirm_duration"] or CONFIRM_STEPS * step_s
+        if confirm_s < step_s:
+            raise click.UsageError(
+                f"--confirm-duration {confirm_s:g} is below --step-duration {step_s:g}"
+            )
         return cls(
             values["sink_interface"],
             values["sink_netns"],
@@ -113,7 +126,8 @@ class TrialOptions:
             (values["loss"] or 0.0) / 100,
             low,
             high,
-            values["step_duration"] or STEP_S,
+            step_s,
+            confirm_s,
             values["plot"],
         )
 
@@ -155,9 +169,7 @@ def run_trial(
     try:
         with Members(options.interface, groups, options.namespace):
             if options.find_rate:
-                found = _search(
-                    options, lambda rate: attempt(rate, options.step_s), interrupts, quiet=as_json
-                )
+                found = _search(options, attempt, interrupts, quiet=as_json)
             else:
                 trial = attempt(None, None)
     except SinkError as error:
@@ -181,12 +193,12 @@ def run_trial(
 
 def _search(
     options: TrialOptions,
-    attempt: Callable[[float], Trial],
+    attempt: Callable[[float, float], Trial],
     interrupts: Interrupts,
     *,
     quiet: bool,
 ) -> Found:
-    from carp_fast.loadtest.trial import RESOLUTION, Search
+    from carp_fast.loadtest.search import RESOLUTION, Search
 
     if not quiet:
         print_prose(
@@ -197,7 +209,7 @@ def _search(
         )
     number = 0
 
-    def show(trial: Trial, passed: bool) -> None:
+    def show(trial: Trial, passed: bool | None) -> None:
         nonlocal number
         number += 1
         if not quiet:
@@ -209,6 +221,8 @@ def _search(
         options.high,
         options.loss,
         show,
+        step_s=options.step_s,
+        confirm_s=options.confirm_s,
         stopped=lambda: interrupts.came,
     ).run()
 
@@ -226,17 +240,20 @@ def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
 # --- texts --------------------------------------------------------------------------------------
 
 
-def step_line(number: int, trial: Trial, passed: bool) -> str:
-    """One line about a step of a search."""
+def step_line(number: int, trial: Trial, passed: bool | None) -> str:
+    """One line about a step of a search; `passed` None: it is discarded."""
     latency = trial.latency
     p99 = f"  p99 {latency.p99_ns / 1e3:,.1f} us" if latency else ""
     here = trial.lost - trial.lost_on_the_way
     dropped = f"  ({here:,} more dropped by the receiver)" if here else ""
     asked = trial.asked_per_s or 0
+    outcome = {True: "passed", False: "lost too much", None: "discarded, the sender was held up"}
+    if passed is False and not trial.lost_on_the_way:
+        outcome[False] = f"queues grew ({100 * trial.queued:.2f} %)"
     return (
         f"step {number:2}  asked {asked:>11,.0f}/s  sent {trial.sent_per_s:>11,.0f}/s"
         f"  lost {trial.lost_on_the_way:>9,} ({100 * trial.loss:.4f} %)"
-        f"  {'passed' if passed else 'lost too much'}{p99}{dropped}"
+        f"  {outcome[passed]}{p99}{dropped}"
     )
 
 
@@ -253,7 +270,14 @@ def found_lines(found: Found) -> Iterator[str]:
         yield (
             f"{allowed} up to {found.rate_per_s:,.0f} frames/s; {found.above_per_s:,.0f} lost more"
         )
-    if found.limited_by == "sender":
+    if found.converged and found.rate_per_s is not None:
+        yield f"confirmed for {found.confirm_s:g} s"
+    if found.limited_by == "stalls":
+        yield (
+            "the sender was held up in every trial of a rate, so it is unknown what the network"
+            " loses; this host is too busy"
+        )
+    elif found.limited_by == "sender":
         yield "the sender cannot send faster on this host; the network may carry more"
     elif found.limited_by == "range":
         yield "higher rates were not tried (--to-rate)"
@@ -261,8 +285,10 @@ def found_lines(found: Found) -> Iterator[str]:
         seconds = sum(step.seconds for step in found.steps)
         steps = "1 step" if len(found.steps) == 1 else f"{len(found.steps)} steps"
         yield f"interrupted after {steps}, {seconds:.1f} s of sending: the result is partial"
-    elif not found.converged:
+    elif not found.converged and found.limited_by == "network":
         yield f"not converged: after {len(found.steps)} steps the two rates are still too far apart"
+    if found.discarded:
+        yield f"steps repeated, since the sender was held up: {len(found.discarded):,}"
     here = max((step.lost - step.lost_on_the_way for step in found.steps), default=0)
     if here:
         yield f"the receiver dropped up to {here:,} frames per step, which do not count as loss"
@@ -325,6 +351,11 @@ def trial_lines(trial: Trial) -> Iterator[str]:
         )
     if trial.left_out:
         yield f"{trial.left_out:,} frames arrived and are in no row: the receiver's table is full"
+    if trial.lost_on_the_way and trial.sent_late:
+        yield (
+            f"{trial.sent_late:,} frames left more than 1 ms late and in bursts, since the sender"
+            " was held up: that may be the cause of the loss"
+        )
     if trial.duplicates:
         yield f"{trial.duplicates:,} frames arrived more often than they were sent"
     if trial.foreign:

@@ -13,7 +13,7 @@ OTHER_LIMIT: int
 OTHER_WORDS: tuple[str, ...]
 
 _Signer = tuple[int, bytes, bytes, bytes, bool]
-_Flow = tuple[bytes, int, bytes, int | None, int, int, int, int, int, int, int, int]
+_Flow = tuple[bytes, int, bytes, int | None, int, int, int, int, int, int, int, int, int, int]
 
 @disjoint_base
 class Tally:

@@ -39,6 +39,10 @@ GROUPS_MAX = 4_096
 LEARNT_S = 0.2  # after joining: a switch that snoops has read the reports
 
 
+FlowRow = tuple[bytes, int, bytes, int | None, int, int, int, int, int, int, int, int, int, int]
+"""A row of _tally.Tally.flow_list."""
+
+
 class SinkError(CarpFastError):
     """Raised when the receiving end cannot start; the text is one line."""
 
@@ -58,7 +62,7 @@ class Flow(msgspec.Struct, frozen=True):
     `vlan`: None without a tag. `first` and `last`: counters, 16 hex digits. `received`: frames;
     `lost`: counters between first and last that did not arrive; `strays`: frames whose counter is
     too far from the others to be placed; `restarts`: how often the sender began with other counters
-    (`first` and `last` are those since then).
+    (`first` and `last` are those since then); `first_at_ns`, `last_at_ns`: arrivals, since 1970.
     """
 
     source: str
@@ -73,6 +77,8 @@ class Flow(msgspec.Struct, frozen=True):
     reordered: int
     strays: int
     restarts: int
+    first_at_ns: int
+    last_at_ns: int
 
 
 class Uncounted(msgspec.Struct, frozen=True):
@@ -292,9 +298,7 @@ _SUMS = (
 )
 
 
-def _flow(
-    row: tuple[bytes, int, bytes, int | None, int, int, int, int, int, int, int, int],
-) -> Flow:
+def _flow(row: FlowRow) -> Flow:
     source, vhid, destination, vlan, first, last, *counts = row
     addresses = address_text(source), address_text(destination)
     return Flow(addresses[0], vhid, addresses[1], vlan, f"{first:016x}", f"{last:016x}", *counts)

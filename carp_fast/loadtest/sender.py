@@ -50,17 +50,19 @@ class Rate(NamedTuple):
 
 
 class Gaps(msgspec.Struct, frozen=True):
-    """Times from one frame to the next, ns, to within 3 %; `bursts`: see _pace.judge_gaps.
+    """Times from one frame to the next, ns, to within 3 %; `bursts`, `late`: see _pace.gaps_facts.
 
-    The optional fields are None for a flood without a pace.
+    `span_ns`: from the first frame to the last. The optional fields are None without a pace.
     """
 
     p50_ns: int
     p99_ns: int
     max_ns: int
+    span_ns: int
     bursts: int | None = None
     longest_burst: int | None = None
     latest_ns: int | None = None
+    late: int | None = None
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -70,7 +72,8 @@ class Sent(msgspec.Struct, frozen=True):
     `interface_dropped`: counters of the interface for the same time, or None without one.
     `cpu_seconds`: of the thread that paces; `sender_cpu_seconds`: of the one in the kernel (live
     frames). `unavailable`: backends that `auto` could not use, a line each. `link_lost`: "down",
-    "removed" or None. `interrupted`: it was stopped before its end.
+    "removed" or None. `held_seconds`: by how much a steady flood was held up, all told.
+    `interrupted`: it was stopped before its end.
     """
 
     interface: str | None
@@ -89,6 +92,7 @@ class Sent(msgspec.Struct, frozen=True):
     unavailable: tuple[str, ...]
     link_lost: str | None
     by_source: list[SentFlow]
+    held_seconds: float = 0.0
     interrupted: bool = False
 
 
@@ -248,7 +252,7 @@ class Sender(Closing):
     """Sends a flood to an interface, in a thread from `start` to `stop`; a context manager.
 
     Created in the network namespace of the interface. `backends`: of earlier and later floods, if
-    any. Raises FloodError.
+    any. `steady`: a flood that is held up does not catch up in a burst. Raises FloodError.
     """
 
     def __init__(
@@ -261,6 +265,7 @@ class Sender(Closing):
         rate: float | None = None,
         duration_s: float = 10.0,
         count: int = 0,
+        steady: bool = False,
         backends: Backends | None = None,
     ) -> None:
         self._interface, self._rate, self._source = interface, rate, source
@@ -270,7 +275,12 @@ class Sender(Closing):
             backend, interface, source, pace, rate
         )
         self.flood = Flood(
-            source, self._backend, pace=pace, duration_ns=int(duration_s * 1e9), count=count
+            source,
+            self._backend,
+            pace=pace,
+            duration_ns=int(duration_s * 1e9),
+            count=count,
+            steady=steady,
         )
         self._before = counters().get(interface, Counters(0, 0, 0, 0))
         self._error: str | None = None

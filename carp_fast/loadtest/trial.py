@@ -1,7 +1,7 @@
-"""Compares what was sent with what arrived, and searches for the highest rate without loss.
+"""Compares what was sent with what arrived.
 
-A trial is one flood and its reception. Holds the comparison of the two, flow by flow, and the
-bisection over trials. Must not know how frames are sent, the command line, or how results are
+A trial is one flood and its reception. Holds the comparison of the two, flow by flow, and the chart
+of several. Must not know how frames are sent, the command line, or how results are
 printed.
 """
 
@@ -19,12 +19,6 @@ from carp_fast.inet import address_bytes, mac_bytes
 from carp_fast.loadtest import sender as flood
 from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest.receiver import Flow, Latency, Received, Receiver, SinkError
-
-RESOLUTION = 0.01
-"""The search ends when the rates with and without loss are this close, as a fraction."""
-STEPS_MAX = 40
-REACHED = 0.98
-"""A sender that reaches less than this fraction of the requested rate limits the search."""
 
 ANNOUNCED = ("arp", "na")
 """Kinds of frames that announce an address."""
@@ -50,7 +44,8 @@ class Sent:
     `uncounted`: frames without one, by kind ("bad_length", "vrrp") and flow, or by kind alone
     (ANNOUNCED); `frames`: the sum of all. `announces`: whether an announcement (MAC, address, VLAN)
     may be one of them.
-    `stamped`: they contain the time of sending. `interrupted`: stopped before their end.
+    `stamped`: they contain the time of sending. `interrupted`: stopped before their end. `span_ns`:
+    from the first frame to the last, 0 if unknown. `late`: frames that left more than LATE_NS late.
     """
 
     frames: int
@@ -62,6 +57,8 @@ class Sent:
     asked_per_s: float | None = None
     stamped: bool = False
     interrupted: bool = False
+    span_ns: int = 0
+    late: int = 0
 
     @property
     def per_s(self) -> float:
@@ -91,6 +88,8 @@ def sent_of(flooded: flood.Sent, source: Mix, *, stamped: bool) -> Sent:
         asked_per_s=flooded.asked_rate,
         stamped=stamped,
         interrupted=flooded.interrupted,
+        span_ns=flooded.gaps.span_ns if flooded.gaps else 0,
+        late=(flooded.gaps.late or 0) if flooded.gaps else 0,
     )
 
 
@@ -122,7 +121,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     socket (`kernel_dropped`) or interface; `loss`: its fraction of the frames sent. `foreign`:
     frames from other sources. `latency` is None with `stamped` if something on the way cuts frames
     to their IP length. `sent_per_s`: the rate reached; `asked_per_s`: the rate requested, None: the
-    fastest. `interrupted`: the sending was stopped before its end.
+    fastest. `sent_late`: frames that left more than a millisecond late (LATE_NS), since the sender
+    was held up. `queued`: the fraction of the frames that were on their way when the last one was
+    sent, by how much longer they took to arrive than to be sent. `interrupted`: the sending was
+    stopped before its end.
     """
 
     asked_per_s: float | None
@@ -140,6 +142,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     left_out: int
     stamped: bool
     latency: Latency | None
+    sent_late: int
+    queued: float
     by_source: list[Crossing]
     interrupted: bool = False
 
@@ -178,9 +182,20 @@ def compare(sent: Sent, received: Received) -> Trial:
         left_out=received.left_out,
         stamped=sent.stamped,
         latency=received.latency,
+        sent_late=sent.late,
+        queued=_queued(sent, [flow for key, flow in heard.items() if key in sent.by_source]),
         by_source=rows,
         interrupted=sent.interrupted,
     )
+
+
+def _queued(sent: Sent, flows: Sequence[Flow]) -> float:
+    """The fraction of the frames that arrived after so much time as they took to be sent."""
+    if not flows or not sent.span_ns:
+        return 0.0
+    first = min(flow.first_at_ns for flow in flows)
+    span_ns = max(flow.last_at_ns for flow in flows) - first
+    return max(0.0, 1 - sent.span_ns / span_ns) if span_ns > 0 else 0.0
 
 
 def _without_counter(sent: Sent, received: Received) -> tuple[Crossing, int]:
@@ -232,121 +247,6 @@ def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:
 def _ours(trial: Trial) -> int:
     """Frames of the sender that arrived, as often as they did: those of others do not count."""
     return trial.arrived + trial.duplicates
-
-
-# --- the search ---------------------------------------------------------------------------------
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a search.
-
-    `rate_per_s` None: even the lowest rate lost more than `loss_allowed`.
-    `above_per_s`: the lowest rate that lost more, or None. `converged`: the two are at most
-    RESOLUTION apart, or there is only one. `limited_by`: "network", "sender" (it could not send
-    faster), "range" (the highest rate lost no more than allowed) or "interrupted".
-    """
-
-    rate_per_s: float | None
-    above_per_s: float | None
-    loss_allowed: float
-    resolution: float
-    converged: bool
-    limited_by: str
-    interrupted: bool
-    steps: list[Trial]
-
-
-class _Stopped(Exception):
-    """Raised when a search is to end before its result."""
-
-
-@dataclass
-class Search:
-    """Searches for the highest rate from `low` to `high` frames/s that loses at most `loss`.
-
-    `loss` is a fraction; `attempt` makes a trial at a rate; `show` is called with each trial and
-    whether it passed. Once `stopped` says True, the search ends with the trials that were
-    completed. A bisection: first the highest rate, then the lowest, then the middle of the
-    remaining range, until the lowest rate that lost too much is at most RESOLUTION above the
-    highest that did not.
-    """
-
-    attempt: Callable[[float], Trial]
-    low: float
-    high: float
-    loss: float = 0.0
-    show: Callable[[Trial, bool], None] = lambda trial, passed: None
-    stopped: Callable[[], bool] = lambda: False
-    _steps: list[Trial] = field(default_factory=list)
-
-    def run(self) -> Found:
-        try:
-            return self._run()
-        except _Stopped:
-            passed = [trial.sent_per_s for trial in self._steps if self._passes(trial)]
-            lost = [trial.sent_per_s for trial in self._steps if not self._passes(trial)]
-            return self._found(
-                max(passed, default=None), min(lost, default=None), "interrupted", interrupted=True
-            )
-
-    def _run(self) -> Found:
-        highest = self._try(self.high)
-        if self._passes(highest):
-            reached = highest.sent_per_s >= REACHED * self.high
-            return self._found(highest.sent_per_s, None, "range" if reached else "sender")
-        # Frames were lost at the rate that the sender reached, so no higher rate is tried.
-        above = min(self.high, highest.sent_per_s)
-        if above <= self.low:
-            return self._found(None, above, "network")
-        lowest = self._try(self.low)
-        if not self._passes(lowest):
-            return self._found(None, self.low, "network")
-        passed = self.low
-        while above - passed > RESOLUTION * above and len(self._steps) < STEPS_MAX:
-            middle = (passed + above) / 2
-            trial = self._try(middle)
-            if not self._passes(trial):
-                above = min(middle, max(trial.sent_per_s, passed))
-            elif trial.sent_per_s >= REACHED * middle:
-                passed = middle
-            elif trial.sent_per_s > (1 + RESOLUTION) * passed:
-                passed = trial.sent_per_s  # perhaps delayed once: a higher rate is tried
-            else:
-                return self._found(passed, above, "sender")
-        return self._found(passed, above, "network")
-
-    def _try(self, rate: float) -> Trial:
-        if self.stopped():
-            raise _Stopped
-        trial = self.attempt(rate)
-        if trial.interrupted:
-            raise _Stopped
-        self._steps.append(trial)
-        self.show(trial, self._passes(trial))
-        return trial
-
-    def _passes(self, trial: Trial) -> bool:
-        return trial.loss <= self.loss
-
-    def _found(
-        self,
-        passed: float | None,
-        above: float | None,
-        limited_by: str,
-        *,
-        interrupted: bool = False,
-    ) -> Found:
-        close = passed is None or above is None or above - passed <= RESOLUTION * above
-        return Found(
-            rate_per_s=None if passed is None else round(passed, 1),
-            above_per_s=None if above is None else round(above, 1),
-            loss_allowed=self.loss,
-            resolution=RESOLUTION,
-            converged=close and not interrupted,
-            limited_by=limited_by,
-            interrupted=interrupted,
-            steps=self._steps,
-        )
 
 
 def figure(steps: Sequence[Trial], caption: str) -> str:

@@ -264,6 +264,41 @@ def test_a_held_program_starts_and_ends_at_once(
     assert line.startswith("live frames begin and end some 12 ms later: No space left")
 
 
+@pytest.mark.parametrize("steady", [False, True])
+def test_only_a_flood_that_is_not_steady_catches_up_after_it_was_held_up(
+    lab_factory: Callable[..., Lab], tmp_path: Path, steady: bool
+) -> None:
+    a, b = lab_factory(segments=1).hosts
+    script = (
+        "import sys; from carp_fast.loadtest._mix import Mix; from carp_fast.loadtest._pace import"
+        " Pace; from carp_fast.loadtest.sender import Sender; from carp_fast.loadtest.streams"
+        " import made_up, place_of; import msgspec\n"
+        "mix = Mix(made_up([1], [], b'x', place_of('s1')).streams, {'ok': 1})\n"
+        f"with Sender(mix, Pace(rate=1000), interface='s1', count=500, steady={steady},"
+        f" duration_s={DEADLINE_S}) as sender:\n"
+        f"    sender.start(); sender.wait({DEADLINE_S}); sent = sender.sent()\n"
+        "print(msgspec.json.encode(sent).decode())"
+    )
+    with listening(b) as heard:
+        log = tmp_path / "log"
+        running = a.start([sys.executable, "-c", script], log=log, env=ENVIRONMENT)
+        heard.recv(2048)
+        running.signal(signal.SIGSTOP)
+        time.sleep(0.3)  # how long it is held up
+        running.signal(signal.SIGCONT)
+        assert running.wait(DEADLINE_S) == 0
+    sent = json.loads(log.read_text())
+    assert sent["sent"] == 500
+    assert sent["gaps"]["max_ns"] >= 0.25e9
+    if steady:
+        assert sent["held_seconds"] >= 0.25
+        assert sent["gaps"]["span_ns"] >= 0.25e9 + 499e6
+        assert sent["gaps"]["longest_burst"] < 250
+    else:
+        assert sent["held_seconds"] == 0
+        assert sent["gaps"]["longest_burst"] >= 250
+
+
 def test_a_flood_runs_once(lab_factory: Callable[..., Lab]) -> None:
     a, _ = lab_factory(segments=1).hosts
     with a.inside():

@@ -16,6 +16,7 @@ def flow(
 ) -> Flow:
     rest: dict[str, Any] = {"first": "0" * 16, "last": "0" * 16, "received": count}
     rest |= dict.fromkeys(("lost", "duplicates", "reordered", "strays", "restarts"), 0)
+    rest |= {"first_at_ns": 0, "last_at_ns": 0}
     return Flow(source, vhid, destination, vlan, **{**rest, **fields})
 
 
@@ -40,15 +41,15 @@ def received(**fields: Any) -> Received:
 
 
 class Wire:
-    """Passes up to `capacity` frames/s of a sender that reaches `most`; a second each."""
+    """Passes up to `capacity` frames/s of a sender that reaches `most`."""
 
     def __init__(self, capacity: float, most: float = 1e9) -> None:
         self.capacity, self.most = capacity, most
         self.asked: list[float] = []
 
-    def attempt(self, rate: float) -> Trial:
+    def attempt(self, rate: float, seconds: float = 1.0) -> Trial:
         self.asked.append(rate)
-        sent = round(min(rate, self.most))
-        arrived = min(sent, int(self.capacity))
+        sent = round(min(rate, self.most) * seconds)
+        arrived = min(sent, int(self.capacity * seconds))
         flows = [flow(*A, arrived)]
-        return compare(Sent(sent, 1.0, {A: sent}, asked_per_s=rate), received(by_source=flows))
+        return compare(Sent(sent, seconds, {A: sent}, asked_per_s=rate), received(by_source=flows))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -13,7 +14,8 @@ from carp_fast.cli import main as cli
 from carp_fast.cli import trial as cli_trial
 from carp_fast.cli.trial import TrialOptions, trial_options
 from carp_fast.loadtest.receiver import Latency
-from carp_fast.loadtest.trial import Search, Sent, compare
+from carp_fast.loadtest.search import Search
+from carp_fast.loadtest.trial import Sent, Trial, compare
 from tests.support.transfers import WHERE, A, B, Wire, flow, received
 
 taken: list[TrialOptions | None] = []
@@ -35,11 +37,12 @@ def options_of(*words: str) -> TrialOptions | None:
 def test_options_of_a_trial_become_its_settings() -> None:
     assert options_of() is None
     assert options_of("--sink", "s2") == TrialOptions(
-        "s2", None, False, 0.0, 1_000.0, 1_000_000.0, 2.0, None
+        "s2", None, False, 0.0, 1_000.0, 1_000_000.0, 2.0, 10.0, None
     )
     words = "--sink s2 --sink-netns b --find-rate --loss 0.1 --from-rate 5 --to-rate 50"
-    assert options_of(*words.split(), "--step-duration", "0.5", "--plot", "x.svg") == TrialOptions(
-        "s2", "b", True, 0.001, 5.0, 50.0, 0.5, Path("x.svg")
+    words += " --step-duration 0.5 --confirm-duration 3"
+    assert options_of(*words.split(), "--plot", "x.svg") == TrialOptions(
+        "s2", "b", True, 0.001, 5.0, 50.0, 0.5, 3.0, Path("x.svg")
     )
 
 
@@ -54,6 +57,7 @@ def test_options_of_a_trial_become_its_settings() -> None:
         ("--sink s2 --plot x.svg", "--plot needs --find-rate"),
         ("--sink s2 --find-rate --from-rate 2e6", "--from-rate 2,000,000 is not below --to-rate"),
         ("--sink s2 --find-rate --loss 100", "100.0 is not in the range 0<=x<100"),
+        ("--sink s2 --find-rate --confirm-duration 1", "is below --step-duration 2"),
         ("--sink s2 --find-rate --step-duration 0", "0.0 is not in the range x>0"),
     ],
 )
@@ -122,11 +126,28 @@ def test_stamps_that_do_not_arrive() -> None:
     assert list(cli_trial.trial_lines(cut))[-1].startswith("no latency: something on the way cuts")
 
 
+def test_a_sender_that_was_held_up_is_named_with_the_loss() -> None:
+    sent = Sent(frames=10, seconds=1.0, by_source={A: 10}, late=4)
+    lines = list(cli_trial.trial_lines(compare(sent, received(by_source=[flow(*A, 9)]))))
+    assert lines[-1].startswith("4 frames left more than 1 ms late and in bursts")
+    lines = list(cli_trial.trial_lines(compare(sent, received(by_source=[flow(*A, 10)]))))
+    assert not any("late" in line for line in lines)
+
+
+CONFIRMED = "confirmed for 5 s"
+
+
 @pytest.mark.parametrize(
     ("wire", "lines"),
     [
-        (Wire(2e6), ["no loss up to 1,000,000 frames/s, the highest", "(--to-rate)"]),
-        (Wire(2e6, most=5e5), ["no loss up to 500,000 frames/s", "cannot send faster"]),
+        (
+            Wire(2e6),
+            ["no loss up to 1,000,000 frames/s, the highest", CONFIRMED, "(--to-rate)"],
+        ),
+        (
+            Wire(2e6, most=5e5),
+            ["no loss up to 500,000 frames/s", CONFIRMED, "cannot send faster"],
+        ),
         (Wire(500), ["no rate with no loss: 1,000 frames/s already lost more"]),
     ],
 )
@@ -148,4 +169,21 @@ def test_each_step_is_a_line() -> None:
     )
     assert told[1].endswith("lost         0 (0.0000 %)  passed")
     assert said[0].startswith("no loss up to 99,")
-    assert len(said) == 1
+    assert said[1:] == [CONFIRMED]
+    trial = msgspec.structs.replace(wire.attempt(90_000), queued=0.0125)
+    assert cli_trial.step_line(1, trial, passed=False).endswith("  queues grew (1.25 %)")
+    trial = msgspec.structs.replace(wire.attempt(110_000), sent_late=7)
+    discarded = cli_trial.step_line(1, trial, passed=None)
+    assert discarded.endswith("  discarded, the sender was held up")
+
+
+def test_a_search_that_stalls_spoiled_says_so() -> None:
+    wire = Wire(100_000)
+
+    def attempt(rate: float, seconds: float) -> Trial:
+        return msgspec.structs.replace(wire.attempt(rate, seconds), sent_late=10**9)
+
+    said = list(cli_trial.found_lines(Search(attempt, 1_000, 400_000).run()))
+    assert said[0] == "no rate was tried to the end"
+    assert "this host is too busy" in said[1]
+    assert said[2] == "steps repeated, since the sender was held up: 5"

@@ -34,13 +34,13 @@ LAST = 2**64 - 1
 def heard(*counters: int, **fields: Any) -> dict[str, Any]:
     """The row of one flow that sent these counters in this order."""
     tally = Tally()
-    for counter in counters:
-        tally.receive(advertisement(counter=counter, **fields))
+    for at_ns, counter in enumerate(counters, 7):
+        tally.receive(advertisement(counter=counter, **fields), at_ns)
     (row,) = tally.flow_list()
-    names = (
-        "source vhid destination vlan first last received lost duplicates reordered strays restarts"
-    )
+    names = "source vhid destination vlan first last received lost duplicates reordered strays"
+    names += " restarts first_at_ns last_at_ns"
     found: dict[str, Any] = dict(zip(names.split(), row, strict=True))
+    assert (found.pop("first_at_ns"), found.pop("last_at_ns")) == (7, 7 + len(counters) - 1)
     return found
 
 
@@ -147,7 +147,7 @@ def test_counters_against_the_model(offsets: list[int]) -> None:
             return
         model.take(counter)
         tally.receive(advertisement(counter=counter, digest=bytes(20)))
-    ((_, _, _, _, first, last, *row),) = tally.flow_list()
+    ((_, _, _, _, first, last, *row, _, _),) = tally.flow_list()
     assert (first, last) == (min(model.placed), max(model.placed))
     assert row == [model.received, model.lost, model.duplicates, model.reordered, model.strays, 0]
 

@@ -6,16 +6,11 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from carp_fast.inet import mac_bytes
 from carp_fast.loadtest.receiver import Latency, Uncounted
 from carp_fast.loadtest.trial import (
-    RESOLUTION,
-    STEPS_MAX,
     Crossing,
-    Search,
     Sent,
     Trial,
     compare,
@@ -133,71 +128,23 @@ def test_nothing_sent() -> None:
     assert (trial.loss, trial.sent_per_s, trial.by_source) == (0.0, 0.0, [])
 
 
-@given(st.floats(1_000, 999_000))
-def test_the_search_closes_in_on_the_capacity(capacity: float) -> None:
-    wire = Wire(capacity)
-    found = Search(wire.attempt, 1_000, 1_000_000).run()
-    assert found.converged
-    assert found.limited_by == "network"
-    assert found.rate_per_s is not None
-    assert found.above_per_s is not None
-    assert found.rate_per_s <= capacity + 1 <= found.above_per_s + 2
-    assert found.above_per_s - found.rate_per_s <= RESOLUTION * found.above_per_s + 1
-    assert len(found.steps) < 22
-
-
 @pytest.mark.parametrize(
-    ("wire", "rate", "above", "limited_by"),
-    [
-        (Wire(2e6), 1_000_000, None, "range"),
-        (Wire(2e6, most=500_000), 500_000, None, "sender"),
-        (Wire(500), None, 1_000, "network"),
-        (Wire(400, most=800), None, 800, "network"),
-    ],
+    ("sent_ns", "arrived_ns", "queued"),
+    [(10**9, 10**9, 0), (10**9, 2 * 10**9, 0.5), (10**9, 9 * 10**8, 0), (0, 10**9, 0)],
 )
-def test_where_there_is_nothing_to_close_in_on(
-    wire: Wire, rate: float | None, above: float | None, limited_by: str
+def test_what_was_on_its_way_at_the_end_was_queued(
+    sent_ns: int, arrived_ns: int, queued: float
 ) -> None:
-    found = Search(wire.attempt, 1_000, 1_000_000).run()
-    assert (found.rate_per_s, found.above_per_s, found.limited_by) == (rate, above, limited_by)
-    assert found.converged
-
-
-def test_a_sender_that_is_slower_than_the_wire_seems() -> None:
-    # It lost at what it reached: rates beyond that are not asked for again.
-    wire = Wire(300_000, most=400_000)
-    found = Search(wire.attempt, 1_000, 1_000_000).run()
-    assert found.rate_per_s == pytest.approx(300_000, rel=0.011)
-    assert max(wire.asked[1:]) <= 400_000
-
-
-def test_a_sender_that_cannot_reach_what_the_network_carries() -> None:
-    # At first it lost, in a burst; later it does not, and stays below what it was asked for.
-    wires = iter([Wire(1), *[Wire(1e9, most=50_000)] * STEPS_MAX])
-    found = Search(lambda rate: next(wires).attempt(rate), 1_000, 200_000).run()
-    assert (found.rate_per_s, found.limited_by) == (50_000, "sender")
-    assert not found.converged
-
-
-def test_some_loss_may_be_allowed_and_each_step_is_told() -> None:
-    told: list[tuple[float, bool]] = []
-    wire = Wire(100_000)
-    found = Search(
-        wire.attempt,
-        1_000,
-        1_000_000,
-        loss=0.5,
-        show=lambda trial, passed: told.append((trial.sent_per_s, passed)),
-    ).run()
-    assert found.rate_per_s == pytest.approx(200_000, rel=0.011)
-    assert [passed for _, passed in told[:2]] == [False, True]
-    assert len(told) == len(found.steps)
-
-
-def test_a_wire_that_makes_up_its_mind_anew_each_time_ends_the_search() -> None:
-    outcomes = iter([0, 10**9, *[10**9] * STEPS_MAX])
-    found = Search(lambda rate: Wire(next(outcomes)).attempt(rate), 1, 1e6).run()
-    assert len(found.steps) <= STEPS_MAX
+    sent = Sent(frames=20, seconds=1.0, by_source={A: 10, B: 10}, span_ns=sent_ns, late=3)
+    half = arrived_ns // 2
+    flows = [
+        flow(*A, 10, first_at_ns=5, last_at_ns=5 + half),
+        flow(*B, 10, first_at_ns=5 + half, last_at_ns=5 + arrived_ns),
+        flow("10.1.0.9", 7, *WHERE, 3, first_at_ns=1, last_at_ns=10**12),
+    ]
+    trial = compare(sent, received(by_source=flows))
+    assert trial.queued == pytest.approx(queued)
+    assert trial.sent_late == 3
 
 
 def stamped(trial: Trial, **latency: int) -> Trial:
@@ -207,7 +154,7 @@ def stamped(trial: Trial, **latency: int) -> Trial:
 
 def test_the_figure_has_labelled_axes_with_units() -> None:
     wire = Wire(100_000)
-    steps = Search(wire.attempt, 1_000, 1_000_000).run().steps
+    steps = [wire.attempt(rate) for rate in (1_000, 50_000, 200_000, 400_000)]
     texts = [each.text for each in ET.fromstring(figure(steps, "veth")).iter() if each.text]
     assert {"sent, frames/s", "lost on the way, % of frames", "loss", "veth"} <= set(texts)
     assert "Latency against rate" not in texts

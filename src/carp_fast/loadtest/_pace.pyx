@@ -81,6 +81,9 @@ cdef void gaps_add(Gaps* gaps, int64_t at_ns, int64_t due_ns) noexcept nogil:
             gaps.longest_burst = max(gaps.longest_burst, gaps.burst)
         else:
             gaps.burst = 0
+    else:
+        gaps.first_at_ns = at_ns
+    gaps.late += at_ns - due_ns > LATE_NS
     gaps.latest_ns = max(gaps.latest_ns, at_ns - due_ns)
     gaps.last_at_ns, gaps.last_due_ns = at_ns, due_ns
 
@@ -95,11 +98,15 @@ def judge_gaps(instants) -> dict:
 
 
 cdef dict gaps_facts(const Gaps* gaps, bint paced):
-    """p50_ns, p99_ns, max_ns of the gaps; of a paced flood bursts, longest_burst, latest_ns."""
+    """p50_ns, p99_ns, max_ns of the gaps, and span_ns from the first frame to the last.
+
+    Of a paced flood also bursts, longest_burst, latest_ns, and late: frames more than LATE_NS late.
+    """
     facts = {"p50_ns": histogram_percentile(&gaps.histogram, 0.5),
              "p99_ns": histogram_percentile(&gaps.histogram, 0.99),
-             "max_ns": gaps.histogram.max_ns}
+             "max_ns": gaps.histogram.max_ns,
+             "span_ns": gaps.last_at_ns - gaps.first_at_ns}
     if paced:
         facts.update(bursts=gaps.bursts, longest_burst=gaps.longest_burst,
-                     latest_ns=gaps.latest_ns)
+                     latest_ns=gaps.latest_ns, late=gaps.late)
     return facts

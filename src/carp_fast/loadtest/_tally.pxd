@@ -42,6 +42,8 @@ cdef struct Flow:                   # frames of one source, destination, vhid an
     uint64_t restarts
     uint64_t lost_before            # before the last restart
     uint64_t stray                  # the counter of the last one
+    int64_t first_at_ns             # arrivals
+    int64_t last_at_ns
     uint8_t source[16]
     uint8_t destination[16]
     uint16_t vlan                   # NO_VLAN: without a tag, or with a mere priority

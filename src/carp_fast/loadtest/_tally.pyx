@@ -388,8 +388,12 @@ cdef class Tally:
         flow = flow_of(self, &heard, vlan, counter, &is_new)
         if flow == NULL:
             totals.left_out += 1
-        elif not is_new:
-            flow_count(flow, counter)
+        else:
+            if is_new:
+                flow.first_at_ns = at_ns
+            else:
+                flow_count(flow, counter)
+            flow.last_at_ns = at_ns
         sent_at_ns = wire_stamp(&heard, frame, kept)
         if sent_at_ns > at_ns:
             totals.before_sent += 1
@@ -456,8 +460,9 @@ cdef class Tally:
         """A tuple for each flow, in the order in which they were first heard.
 
         (source, vhid, destination, vlan, first, last, received, lost, duplicates, reordered,
-        strays, restarts): source and destination of 4 or 16 bytes; vlan: None without a tag; first
-        and last: the lowest and the highest counter since the last restart.
+        strays, restarts, first_at_ns, last_at_ns): source and destination of 4 or 16 bytes; vlan:
+        None without a tag; first and last: the lowest and the highest counter since the last
+        restart; arrivals as in `facts`.
         """
         cdef list flows = []
         cdef uint32_t i
@@ -468,5 +473,6 @@ cdef class Tally:
             flows.append(((<const char*>flow.source)[:size], flow.vhid,
                           (<const char*>flow.destination)[:size], flow.vlan or None, flow.lowest,
                           flow.highest, flow.received, flow.lost_before + lost_since(flow),
-                          flow.duplicates, flow.reordered, flow.strays, flow.restarts))
+                          flow.duplicates, flow.reordered, flow.strays, flow.restarts,
+                          flow.first_at_ns, flow.last_at_ns))
         return flows
