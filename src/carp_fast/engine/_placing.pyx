@@ -27,8 +27,8 @@ from carp_fast.engine._tables cimport (
 from carp_fast.engine._transitions cimport engine_try_ready
 from carp_fast.engine._upkeep cimport wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, ASKED, Block, FAILED, FOREIGN, HELD, IN_USE, LEAVING, LOST, LOST_WITH_OURS,
-    MASTER, OWED, REASONS, RETIRED, SIGNED, Source, SOURCES, STARTED, TO_ADVERTISE,
+    Address, AlternateKey, ASKED, Block, FAILED, FOREIGN, HELD, IN_USE, LEAVING, LOST,
+    LOST_WITH_OURS, MASTER, OWED, REASONS, RETIRED, SIGNED, Source, SOURCES, STARTED, TO_ADVERTISE,
     TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES,
     vhid_add_up, vhid_same_address, vhid_source, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
