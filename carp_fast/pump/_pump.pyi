@@ -84,7 +84,9 @@ class Pump:
     ) -> Placed:
         """Go on, before the start, from the state of another process; see Engine.assume_state().
 
-        The receivers must have been opened before the other pump was frozen: they discard what
+        The receivers must have been opened before the other pump was frozen, and for rings, whose
+        filters let through what is for a known interface and virtual host, the orders that set and
+        add these carried out (carry_out_orders()). They discard what
         arrived until it had read the receiver of the same kind and lane, or, if it had none, the
         one that it read least far. Orders that were given are carried out before, and the reports
         so far dropped: no mark given before it is reported. Raises RuntimeError once the pump runs.
