@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from carp_fast.cli.conflicts import check
-from carp_fast.cli.flood_options import CONFLICTS, DEFAULT_RATE, FloodOptions, flood_options
+from carp_fast.cli.flood_options import (
+    CONFLICTS,
+    DEFAULT_RATE,
+    RECORDING_S,
+    FloodOptions,
+    flood_options,
+)
 from carp_fast.cli.interrupts import LOOK_S, Interrupts, marked
 from carp_fast.cli.masters import run_masters
 from carp_fast.cli.tables import columns
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from carp_fast.loadtest.walks import Walk
 
 PROGRESS_S = 1.0
+_INTERVAL = ("advbase", "advskew")
 ANNOUNCED = frozenset(("arp", "na"))
 DEFAULT_PASSPHRASE = b"carp-fast"
 ADDRESSES_MAX = 4_096
@@ -162,8 +169,10 @@ def _prepared(options: FloodOptions) -> _Prepared:
         streams = _streams(options)
         make = partial(_mix, streams, options)
         source = make()
-        burst = _storm(streams) if options.storm else options.burst
+        burst = _storm(streams, options) if options.storm else options.burst
     rate = rate_of(text, interface, make)
+    if options.recording and rate.last is not None and duration_s == RECORDING_S:
+        raise _wrong("rate", f"{text}: a rate that changes needs --duration with --from")
     as_recorded = isinstance(source, Recording) and not options.rate and not burst
     pace = pace_of(
         rate,
@@ -299,9 +308,26 @@ def _wrong(name: str, error: object) -> FloodError:
     return FloodError(f"--{name.replace('_', '-')}: {error}")
 
 
-def _storm(streams: Streams) -> tuple[int, float]:
-    """A burst of all virtual hosts in each advertisement interval of the slowest of them."""
-    return len(streams.streams), max(stream.interval_s for stream in streams.streams)
+def _storm(streams: Streams, options: FloodOptions) -> tuple[int, float]:
+    """A burst of all virtual hosts in each advertisement interval of the slowest of them.
+
+    With other kinds in the mix it has so many frames that every virtual host still advertises.
+    """
+    walks = _walks(options, len(streams.streams))
+    advbase, advskew = (max(walks[name][1]) if name in walks else None for name in _INTERVAL)
+    slowest = max(
+        (stream.advbase if advbase is None else advbase)
+        + (stream.advskew if advskew is None else advskew) / 256
+        for stream in streams.streams
+    )
+    if not slowest:
+        raise _wrong("storm", "advbase and advskew 0 are no interval")
+    weights = _weights(options.mix)
+    advertising = {word: weight for word, weight in weights.items() if word not in ANNOUNCED}
+    most = advertising.get("ok") or max(advertising.values(), default=0)
+    if not most:
+        raise _wrong("storm", "no kind of --mix is an advertisement")
+    return -(-len(streams.streams) * sum(weights.values()) // most), slowest
 
 
 # --- sending it -----------------------------------------------------------------------------------
@@ -429,6 +455,9 @@ def _summary(sent: Sent) -> Iterator[str]:
     yield f"{sent.sent:,} frames {how} in {sent.seconds:.2f} s, {sent.rate:,.0f}/s{asked}"
     if sent.interrupted:
         yield marked(sent.seconds)
+    if sent.planned is not None and sent.sent < sent.planned:
+        cut = "" if sent.interrupted or sent.link_lost else " within --duration"
+        yield f"{sent.planned - sent.sent:,} of {sent.planned:,} frames were not sent{cut}"
     if sent.by_source:
         yield f"sources and vhids with counters: {len(sent.by_source):,} (listed by --json)"
     if sent.gaps is not None:

@@ -18,6 +18,8 @@ from carp_fast.cli.terminal import Finite, json_option, together
 from carp_fast.cli.trial import TRIAL_NAMES, trial_options
 
 DEFAULT_RATE = "1000"
+DEFAULT_S, RECORDING_S = 10.0, 1e6
+"""Seconds of a flood, and the most that a recording is played."""
 WALKED = (
     "source", "source6", "source_mac", "destination", "destination6", "advbase", "advskew",
     "demote", "counter", "vlan",
@@ -41,10 +43,8 @@ _OPTIONS = (
     click.option(
         "--duration",
         type=Finite(0, 1e6, min_open=True),
-        default=10.0,
-        show_default=True,
         metavar="S",
-        help="Stop after S seconds.",
+        help=f"Stop after S seconds.  [default: {DEFAULT_S:g}; with --from the end of PCAP]",
     ),
     click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N frames."),
     click.option(
@@ -177,10 +177,15 @@ class FloodOptions:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> FloodOptions:
-        """From the values of flood_options, by name."""
+        """From the values of flood_options, by name. Raises click.UsageError."""
         walks = {name: values[name] for name in WALKED if values[name]}
         own: dict[str, Any] = {each.name: values.get(each.name) for each in fields(cls)}
-        return cls(**(own | {"walks": walks, "interface": values["interface"] or ""}))
+        usual = RECORDING_S if values["recording"] else DEFAULT_S
+        duration = values["duration"] or usual
+        if values["write"] == Path("-"):
+            raise click.UsageError("--write -: name a file; the result is on standard output")
+        interface = values["interface"] or ""
+        return cls(**(own | {"walks": walks, "interface": interface, "duration": duration}))
 
 
 _WITH_HOSTS = {

@@ -76,6 +76,11 @@ def result_lines(held: Held) -> Iterator[str]:
         f"became MASTER {held.became_master:,} times; {held.send_errors:,} advertisements not sent;"
         f" {held.socket_dropped:,} frames dropped by the socket; all have resigned"
     )
+    if not held.advertisements_sent:
+        yield (
+            "nothing was sent: a virtual host becomes MASTER after three advertisement intervals"
+            " and more without a master (--duration)"
+        )
     if held.interrupted:
         yield marked(held.seconds)
 

@@ -72,7 +72,8 @@ class Sent(msgspec.Struct, frozen=True):
     `interface_dropped`: counters of the interface for the same time, or None without one.
     `cpu_seconds`: of the thread that paces; `sender_cpu_seconds`: of the one in the kernel (live
     frames). `unavailable`: backends that `auto` could not use, a line each. `link_lost`: "down",
-    "removed" or None. `held_seconds`: by how much a steady flood was held up, all told.
+    "removed" or None. `planned`: frames to send by --count or a recording, None: as many as the
+    duration has. `held_seconds`: by how much a steady flood was held up, all told.
     `interrupted`: it was stopped before its end.
     """
 
@@ -92,6 +93,7 @@ class Sent(msgspec.Struct, frozen=True):
     unavailable: tuple[str, ...]
     link_lost: str | None
     by_source: list[SentFlow]
+    planned: int | None = None
     held_seconds: float = 0.0
     interrupted: bool = False
 
@@ -151,6 +153,8 @@ def pace_of(
         if recorded is not None:
             return Pace(recorded=recorded, speed=speed)
         if burst is not None:
+            if rate.last is not None:
+                raise FloodError("bursts and a rate that changes (FIRST-LAST) cannot be combined")
             return Pace(rate=rate.first, burst=burst[0], burst_gap_s=burst[1])
         if rate.last is not None:
             return Pace(rate=rate.first, rate_end=rate.last, ramp_s=duration_s)
@@ -269,6 +273,7 @@ class Sender(Closing):
         backends: Backends | None = None,
     ) -> None:
         self._interface, self._rate, self._source = interface, rate, source
+        self._planned = planned(source, count)
         self._backends = Backends() if backends is None else backends
         self._own = self._backends if backends is None else None
         self._backend, self._unavailable = self._backends.take(
@@ -348,6 +353,7 @@ class Sender(Closing):
             unavailable=self._unavailable,
             by_source=by_source(self._source),
             interrupted=self._interrupted,
+            planned=self._planned,
             **facts,
         )
 
@@ -406,7 +412,14 @@ def written(
         unavailable=(),
         link_lost=None,
         by_source=by_source(source),
+        planned=planned(source, count),
     )
+
+
+def planned(source: FrameSource, count: int) -> int | None:
+    """How many frames are to be sent, if `count` (0: no limit) or the source says so."""
+    whole = source.frames * source.times if isinstance(source, Recording) else 0
+    return min(filter(None, (count, whole)), default=None)
 
 
 def by_source(source: FrameSource) -> list[SentFlow]:

@@ -24,6 +24,7 @@ import pytest
 import carp_fast
 from carp_fast.bpf.assembly import R0, leave, move
 from carp_fast.bpf.programs import Attach, Kind, Loaded, load
+from carp_fast.capture.pcap import Writer
 from carp_fast.engine._wire import parse
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.loadtest._flood import Flood
@@ -336,6 +337,29 @@ def test_the_command_says_what_it_sent(lab_factory: Callable[..., Lab], tmp_path
     assert all(frame[70:74] == b"sent" for frame in frames)
     assert stamps == sorted(stamps)
     assert abs(stamps[0] - time.time_ns()) < DEADLINE_S * 1e9
+
+
+def test_a_recording_is_played_to_its_end_and_then_ends(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, b = lab_factory(segments=1).hosts
+    file, log = tmp_path / "recording", tmp_path / "log"
+    with open(file, "wb") as opened:
+        writer = Writer(opened)
+        for number, (_, frame) in enumerate(made(mix(), 200)):
+            writer.write(number * 2_000_000, frame)
+    with listening(b) as heard:
+        played = flooding(a, log, "--from", str(file), "--json")
+        frames = [heard.recv(2048) for _ in range(200)]
+        assert played.wait(DEADLINE_S) == 0
+    said = json.loads(log.read_text())
+    assert (said["sent"], said["planned"], len(frames)) == (200, 200, 200)
+    assert 199 * 0.002 <= said["seconds"] < DEADLINE_S
+    assert said["rate"] == pytest.approx(200 / said["seconds"])
+
+
+def made(source: Mix, count: int) -> list[tuple[str, bytes]]:
+    return [each for each in (source.take() for _ in range(count)) if each is not None]
 
 
 def test_ctrl_c_ends_it_with_its_table(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:

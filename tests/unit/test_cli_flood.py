@@ -87,6 +87,29 @@ def test_a_storm_and_bursts(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "frames", "gap_s"),
+    [
+        (("--advbase", "3"), 5, 3),
+        (("--advbase", "1,2", "--advskew", "128"), 5, 2.5),
+        (("--mix", "ok=1,arp=1"), 10, 1),
+        (("--mix", "ok=2,vrrp=1,na=1,arp=1", "--address", "2001:db8::1-2001:db8::5",
+          "--address", "10.0.0.1-10.0.0.5"), 25, 1),
+        (("--mix", "bad_auth=3,resignation=1"), 7, 1),
+    ],
+)  # fmt: skip
+def test_in_a_storm_all_virtual_hosts_advertise_in_their_interval(
+    tmp_path: Path, words: tuple[str, ...], frames: int, gap_s: float
+) -> None:
+    records = written(tmp_path / "x", "--storm", "--vhid", "1-5", "--count", "100", *words,
+                      "--duration", "50")  # fmt: skip
+    bursts = Counter(each.at_ns - records[0].at_ns for each in records)
+    assert list(bursts)[1] == gap_s * 1e9
+    assert bursts[0] == frames
+    first = [parse(each.data) for each in records[:frames]]
+    assert {each["vhid"] for each in first if each["verdict"] == "ok"} == set(range(1, 6))
+
+
 def recorded(file: Path, frames: list[bytes], link: int = 1, cut: int = 0) -> Path:
     with open(file, "wb") as opened:
         writer = Writer(opened, link)
@@ -107,6 +130,18 @@ def test_a_recording_multiplied_as_recorded_faster_and_at_a_rate(tmp_path: Path)
     assert [at for at, _ in sent("--speed", 4)] == [0, 5_000_000, 10_000_000]
     assert [at for at, _ in sent("--rate", 10)] == [0, 100_000_000, 200_000_000]
     assert len(sent("--times", 100, "--duration", "0.1")) == 5
+    # It is played to its end, unless told otherwise.
+    assert len(sent("--times", 1_000)) == 3_000
+
+
+def test_frames_that_did_not_fit_into_the_duration_are_reported(tmp_path: Path) -> None:
+    file = recorded(tmp_path / "in", [advertisement(counter=counter) for counter in range(10)])
+    for words in (("--from", file), ("--rate", 50, "--count", 10)):
+        cut = flood("--write", tmp_path / "out", *words, "--duration", "0.1")
+        assert "5 of 10 frames were not sent within --duration" in cut.output.splitlines()
+        whole = flood("--write", tmp_path / "out", *words, "--duration", "1")
+        assert "not sent" not in whole.output
+        assert "10 frames written in 0.20 s, 50/s" in whole.output
 
 
 @pytest.mark.parametrize(
@@ -131,6 +166,10 @@ def test_a_recording_multiplied_as_recorded_faster_and_at_a_rate(tmp_path: Path)
         (["--passphrase-file", "/nowhere"], "/nowhere"),
         (["-c", "/nowhere"], "/nowhere"),
         (["--from", "/nowhere"], "/nowhere: No such file or directory"),
+        (["--burst", "9", "1", "--rate", "10-100"], "bursts and a rate that changes"),
+        (["--storm", "--rate", "10-100"], "bursts and a rate that changes"),
+        (["--storm", "--advbase", "0"], "--storm: advbase and advskew 0 are no interval"),
+        (["--storm", "--mix", "arp"], "--storm: no kind of --mix is an advertisement"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, words: list[str], said: str) -> None:

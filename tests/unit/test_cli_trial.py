@@ -76,6 +76,7 @@ def test_what_does_not_go_together(words: str, said: str) -> None:
         ("--sink s2 --write x.pcap", "--sink cannot be combined with --write"),
         ("--sink s2 --find-rate --duration 5", "--find-rate cannot be combined with --duration"),
         ("--sink s2 --find-rate --rate max", "--find-rate cannot be combined with --rate"),
+        ("--write -", "--write -: name a file"),
         *(
             (f"--sink lo --i-own-this-network --counter {walk}", "cannot be told from duplicates")
             for walk in ("5-9", "fixed:7", "random:1-9", "3,5,9", "1-1000000/2")

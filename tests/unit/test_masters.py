@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from carp_fast.cli import main as cli
-from carp_fast.cli.masters import line_of
+from carp_fast.cli.masters import line_of, result_lines
 from carp_fast.config.model import VirtualHost
 from carp_fast.daemon.table import Hosts
 from carp_fast.loadtest.masters import HOSTS_MAX, Held, Masters, MastersError, virtual_host
@@ -79,3 +80,11 @@ def test_the_command_says_why_it_cannot() -> None:
     result = CliRunner().invoke(cli.main, arguments, prog_name="carp-fast")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "carp-fast: nosuch0: no such interface\n"
+
+
+def test_hosts_that_sent_nothing_say_so() -> None:
+    held = Held(0.5, 0, 4, 0, 0, 0, 0, 0, 0)
+    assert [line for line in result_lines(held) if line.startswith("nothing was sent")]
+    sent = msgspec.structs.replace(held, advertisements_sent=1, interrupted=True)
+    *_, last = result_lines(sent)
+    assert last == "interrupted after 0.5 s: the result is partial"

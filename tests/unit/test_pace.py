@@ -30,9 +30,30 @@ def test_without_anything_all_is_due_at_once() -> None:
 def test_a_ramp_ends_at_its_rate() -> None:
     taken = dues(Pace(rate=100, rate_end=1_000, ramp_s=10), 8_000)
     within = [due for due in taken if due < 10_000 * MS]
-    assert len(within) == pytest.approx(5_500, rel=0.01)  # the mean rate, for 10 s
-    assert taken[1] - taken[0] == 10 * MS
+    assert len(within) == 5_500  # the mean rate, for 10 s
+    assert taken[1] - taken[0] == pytest.approx(10 * MS, rel=0.01)
     assert taken[-1] - taken[-2] == pytest.approx(MS, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "seconds", "frames"),
+    [
+        (0.1, 1_000, 5, 2_501),
+        (1_000, 0.1, 5, 2_501),
+        (1_000, 1_000, 5, 5_000),
+        (1, 1e6, 0.1, 50_001),
+    ],
+)
+def test_a_ramp_has_as_many_frames_as_its_mean_rate(
+    first: float, last: float, seconds: float, frames: int
+) -> None:
+    pace = Pace(rate=first, rate_end=last, ramp_s=seconds)
+    taken = dues(pace, frames + 10)
+    assert sum(due < seconds * 1e9 for due in taken) == frames
+    assert taken == sorted(taken)
+    # Half the time has as much as the rates until then.
+    half = (first + (first + last) / 2) / 2 * seconds / 2
+    assert sum(due < seconds * 1e9 / 2 for due in taken) == pytest.approx(half, abs=1)
 
 
 def test_bursts_leave_together_or_at_their_rate() -> None:

@@ -185,7 +185,9 @@ cdef class Flood:
     cdef int64_t duration_ns, start_ns
     cdef uint64_t count, made_count
     cdef int control_fd, ifindex
-    cdef bint exhausted, steady
+    cdef bint exhausted         # no frame follows before the end,
+    cdef bint drained           # since there is no further one
+    cdef bint steady
     cdef int64_t lead_ns
     cdef volatile bint stopping
     # of live frames
@@ -284,12 +286,15 @@ cdef class Flood:
         due_ns[0] = self.progress.begun_at_ns + self.progress.held_ns + self.pace.due_ns()
         if due_ns[0] >= before_ns and due_ns[0] < until_ns:
             return False
-        if due_ns[0] >= until_ns or not self.source.make(frame, made):
+        if due_ns[0] >= until_ns:
             self.exhausted = True
+            return False
+        if not self.source.make(frame, made):
+            self.exhausted = self.drained = True
             return False
         self.pace.advance()
         self.made_count += 1
-        self.exhausted = self.made_count == self.count
+        self.exhausted = self.drained = self.made_count == self.count
         return True
 
     cdef bint is_over(self, int64_t now_ns, int64_t until_ns, int64_t* look_at_ns) noexcept nogil:
@@ -332,7 +337,7 @@ cdef class Flood:
             while sending.ready < BATCH and self.make_one(sending, until_ns, now_ns + 1):
                 pass
             if not sending.ready and not self.make_one(sending, until_ns, until_ns):
-                if self.made_count == self.count or self.pace.unpaced:
+                if self.drained:
                     break
                 wait_ns = until_ns                  # no more frames are due
             else:
@@ -474,8 +479,7 @@ cdef class Flood:
         while not self.is_over(now_ns, until_ns, &look_at_ns) and not self.live.error:
             self.account()
             if not self.fill(until_ns):
-                if self.exhausted and self.taken == self.filled and (
-                        self.made_count == self.count or self.pace.unpaced):
+                if self.drained and self.taken == self.filled:
                     break
                 sleep_until(now_ns + SLOTS_SLEEP_NS)
             now_ns = clock_ns(CLOCK_MONOTONIC)

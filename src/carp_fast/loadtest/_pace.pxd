@@ -15,7 +15,7 @@ cdef class Pace:
     cdef Recording recorded
     cdef double speed
     cdef uint64_t number            # of the next frame
-    cdef double at_ns               # of the next frame of a ramp
+    cdef double ramp_due_ns(self) noexcept nogil
     cdef int64_t due_ns(self) noexcept nogil
     cdef void advance(self) noexcept nogil
 

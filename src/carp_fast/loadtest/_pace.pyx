@@ -4,6 +4,7 @@ Times are ns from the first frame. Knows no clock: the sender asks when frames a
 when it sent them.
 """
 
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
@@ -53,15 +54,21 @@ cdef class Pace:
         if self.recorded is not None:
             return <int64_t>(<double>self.recorded.due_ns(self.number) / self.speed)
         if self.rate_end:
-            return <int64_t>self.at_ns
+            return <int64_t>self.ramp_due_ns()
         return <int64_t>(<double>self.number * self.period_ns)
 
+    cdef double ramp_due_ns(self) noexcept nogil:
+        """When so many frames have become due as precede the next one: the rate is integrated."""
+        cdef double number = <double>self.number, ramp_s = self.ramp_ns / 1e9
+        cdef double within = (self.rate + self.rate_end) / 2 * ramp_s
+        if number >= within:
+            return self.ramp_ns + (number - within) / self.rate_end * 1e9
+        # The solution of rate * t + (rate_end - rate) / (2 * ramp_s) * t * t = number.
+        return 2e9 * number / (self.rate + sqrt(
+            self.rate * self.rate + 2 * (self.rate_end - self.rate) / ramp_s * number))
+
     cdef void advance(self) noexcept nogil:
-        cdef double share
         self.number += 1
-        if self.rate_end:
-            share = min(self.at_ns / self.ramp_ns, 1.0)
-            self.at_ns += 1e9 / (self.rate + share * (self.rate_end - self.rate))
 
     def take(self) -> int:
         """When the next frame is due, ns; advances to the one after it."""
