@@ -22,11 +22,15 @@ MARKERS = ("circle", "square", "triangle", "diamond")
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y), all above 0, in ascending x. A dashed line has no markers and is grey."""
+    """Points (x, y), all above 0, in ascending x. A dashed line has no markers and is grey.
+
+    `joined` False: markers without a line. Lines of one name may be parts of one, with gaps.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def _line(line: Line, x: Scale, y: Scale, solid: Sequence[str]) -> list[str]:
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py in at)
     dash = " stroke-dasharray='5 4'" if line.dashed else ""
     drawn = [f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'{dash}/>"]
+    if not line.joined:
+        drawn = []
     return drawn + [_marker(marker, px, py, colour) for px, py in at if marker]
 
 

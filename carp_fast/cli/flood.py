@@ -24,6 +24,7 @@ from carp_fast.cli.flood_options import (
 )
 from carp_fast.cli.interrupts import LOOK_S, Interrupts, marked
 from carp_fast.cli.masters import run_masters
+from carp_fast.cli.sink import coarse_us
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Failure,
@@ -63,8 +64,8 @@ def flood(**values: Any) -> None:
     hosts, each source increments a counter for each virtual host, so no two frames are alike.
     `carp-fast sink` is the receiving end.
 
-    RATE: a number of frames/s; FIRST-LAST, a steady change from one rate to another; a share of the
-    link, such as 40%; or max.
+    RATE: a number of frames/s, also 10k or 1M; bits/s on the wire, such as 100Mbit; FIRST-LAST, a
+    steady change from one rate to another; a share of the link, such as 40%; or max.
 
     KIND: ok, bad_auth, bad_checksum, bad_ttl, bad_version, bad_length, replay, resignation,
     changed_skew (with a valid digest, which does not cover the skew), vrrp, arp (gratuitous), na
@@ -118,6 +119,7 @@ def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
             configuration=load(options.config) if options.config else None,
             vlan=0 if options.walks.get("vlan") else None,
             groups=groups_of(streams.streams, walks),
+            what=f"{options.mix or 'ok'}, {_mix(streams, options).longest} bytes",
             announcements=not ANNOUNCED.isdisjoint(_weights(options.mix)),
             as_json=options.as_json,
         )
@@ -254,7 +256,7 @@ def _walks(options: FloodOptions, streams: int) -> dict[str, Walk]:
     readers = {
         "source": walks.ipv4,
         "source6": walks.ipv6,
-        "source_mac": walks.mac,
+        "source_mac": walks.source_mac,
         "destination": walks.ipv4,
         "destination6": walks.ipv6,
         "advbase": byte,
@@ -463,7 +465,7 @@ def _summary(sent: Sent) -> Iterator[str]:
     if sent.gaps is not None:
         gaps = sent.gaps
         yield (
-            f"gaps: p50 {gaps.p50_ns / 1e3:,.1f} us, p99 {gaps.p99_ns / 1e3:,.1f} us, max"
+            f"gaps: p50 {coarse_us(gaps.p50_ns)} us, p99 {coarse_us(gaps.p99_ns)} us, max"
             f" {gaps.max_ns / 1e3:,.1f} us"
         )
         if gaps.bursts is not None:

@@ -191,6 +191,11 @@ def print_flows(flows: Sequence[Flow]) -> None:
         print_prose(f"... and {len(flows) - len(shown):,} more (--json has all of them)")
 
 
+def coarse_us(ns: int) -> str:
+    """Microseconds of a percentile, which is known to within 3 %: two digits."""
+    return f"{float(f'{ns / 1e3:.2g}'):,.10g}"
+
+
 def vlan_text(vlan: int | None) -> str:
     return "-" if vlan is None else str(vlan)
 
@@ -224,8 +229,8 @@ def summary(received: Received) -> Iterator[str]:
     if received.latency is not None:
         latency = received.latency
         yield (
-            f"latency of {latency.frames:,} stamped frames: p50 {latency.p50_ns / 1e3:,.1f} us,"
-            f" p99 {latency.p99_ns / 1e3:,.1f} us, max {latency.max_ns / 1e3:,.1f} us"
+            f"latency of {latency.frames:,} stamped frames: p50 {coarse_us(latency.p50_ns)} us,"
+            f" p99 {coarse_us(latency.p99_ns)} us, max {latency.max_ns / 1e3:,.1f} us"
         )
     if received.before_sent:
         yield (

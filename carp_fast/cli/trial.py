@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from carp_fast import __version__
 from carp_fast.cli.conflicts import Rule, check
 from carp_fast.cli.interrupts import Interrupts, marked
-from carp_fast.cli.sink import FLOWS_SHOWN, WRONG, vlan_text
+from carp_fast.cli.sink import FLOWS_SHOWN, WRONG, coarse_us, vlan_text
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import Finite, failure, print_json, print_prose, print_table, together
 
@@ -141,12 +143,13 @@ def run_trial(
     vlan: int | None,
     groups: Iterable[bytes],
     announcements: bool,
+    what: str,
     as_json: bool,
 ) -> None:
     """Runs one trial or a search and prints the result.
 
-    `groups`: those that the frames are sent to; `announcements`: there are some among them. Raises
-    Failure, and what `send` raises.
+    `groups`: those that the frames are sent to; `announcements`: there are some among them; `what`:
+    the frames in words, for the chart. Raises Failure, and what `send` raises.
     """
     import msgspec
 
@@ -182,7 +185,7 @@ def run_trial(
         interrupts.exit()
         return
     if options.plot is not None and found.steps:
-        _write_plot(options.plot, found, options)
+        _write_plot(options.plot, found, options, what)
     if as_json:
         print_json(msgspec.json.encode(found))
     else:
@@ -227,10 +230,14 @@ def _search(
     ).run()
 
 
-def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
+def _write_plot(path: Path, found: Found, options: TrialOptions, what: str) -> None:
     from carp_fast.loadtest.trial import figure
 
-    caption = f"received on {options.interface}, {options.step_s:g} s per point"
+    result = "no rate" if found.rate_per_s is None else f"{found.rate_per_s:,.0f} frames/s"
+    caption = (
+        f"{datetime.now().astimezone():%Y-%m-%d %H:%M}, carp-fast {__version__}: {what},"
+        f" {options.step_s:g} s a point; found: {result}"
+    )
     try:
         path.write_text(figure(found.steps, caption))
     except OSError as error:
@@ -243,7 +250,7 @@ def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
 def step_line(number: int, trial: Trial, passed: bool | None) -> str:
     """One line about a step of a search; `passed` None: it is discarded."""
     latency = trial.latency
-    p99 = f"  p99 {latency.p99_ns / 1e3:,.1f} us" if latency else ""
+    p99 = f"  p99 {coarse_us(latency.p99_ns)} us" if latency else ""
     here = trial.lost - trial.lost_on_the_way
     dropped = f"  ({here:,} more dropped by the receiver)" if here else ""
     asked = trial.asked_per_s or 0
@@ -341,7 +348,7 @@ def trial_lines(trial: Trial) -> Iterator[str]:
     if trial.latency:
         latency = trial.latency
         yield (
-            f"latency: p50 {latency.p50_ns / 1e3:,.1f} us, p99 {latency.p99_ns / 1e3:,.1f} us,"
+            f"latency: p50 {coarse_us(latency.p50_ns)} us, p99 {coarse_us(latency.p99_ns)} us,"
             f" max {latency.max_ns / 1e3:,.1f} us"
         )
     elif trial.stamped and trial.arrived:

@@ -6,7 +6,9 @@ Must not know the command line, virtual hosts, or how frames are made.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +36,11 @@ SAMPLE = 1_000
 """Frames whose mean length is used to compute a share of the link's speed."""
 WIRE_BYTES, FRAME_BYTES_MIN = 24, 60
 """Bytes around each frame (checksum, preamble, gap); length to which shorter frames are padded."""
+FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
+BIT = "bit"
+SIOCGIFMTU = 0x8921
+HEADER_BYTES = 18
+"""Of Ethernet with a tag, which an MTU does not include."""
 TAKES_NONE_S = 0.5
 """An interface that has sent no live frame for this long does not take them."""
 
@@ -102,17 +109,27 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 def rate_of(text: str, interface: str | None, make: Callable[[], FrameSource]) -> Rate:
-    """Parses a rate such as "1000", "1000-50000", "40%" or "max".
+    """Parses a rate such as "1000", "10k-1M", "100Mbit", "40%" or "max".
 
-    `make` makes a source like the one that will be sent. Raises FloodError.
+    Bits are those on the wire, with checksum, preamble and gap. `make` makes a source like the one
+    that will be sent. Raises FloodError.
     """
     if text == "max":
         return Rate(None)
     if text.endswith("%"):
         return Rate(_share_of_link(_number(text[:-1], text), interface, make()))
     first, dash, last = text.partition("-")
-    rates = [_number(first, text), *([_number(last, text)] if dash else [])]
-    return Rate(*rates)
+    return Rate(
+        *(_frames_per_s(part, text, make) for part in ((first, last) if dash else (first,)))
+    )
+
+
+def _frames_per_s(text: str, whole: str, make: Callable[[], FrameSource]) -> float:
+    bits = text.endswith(BIT)
+    text = text.removesuffix(BIT)
+    factor = FACTORS.get(text[-1:], 1.0)
+    number = _number(text[:-1] if factor > 1 else text, whole) * factor
+    return number / 8 / _wire_bytes(make()) if bits else number
 
 
 def _number(text: str, whole: str) -> float:
@@ -122,19 +139,25 @@ def _number(text: str, whole: str) -> float:
         number = 0.0
     if not 0 < number < 1e10:
         raise FloodError(
-            f"rate {whole}: must be frames/s above 0, FIRST-LAST, a share of the link such as"
-            ' "40%", or "max"'
+            f"rate {whole}: must be frames/s above 0 (1000, 10k, 1M), bits/s (100Mbit),"
+            ' FIRST-LAST, a share of the link such as "40%", or "max"'
         )
     return number
 
 
 def _share_of_link(percent: float, interface: str | None, source: FrameSource) -> float:
+    if interface and interface not in counters():
+        raise FloodError(f"{interface}: no such interface")
     speed = speed_mbits(interface) if interface else None
     if speed is None:
         raise FloodError(f"{interface or 'a file'} does not report a speed: use a rate in frames/s")
+    return percent / 100 * speed * 1e6 / 8 / _wire_bytes(source)
+
+
+def _wire_bytes(source: FrameSource) -> float:
+    """The mean of the bytes that a frame takes on the wire."""
     lengths = [len(frame) for _, frame in filter(None, (source.take() for _ in range(SAMPLE)))]
-    mean = sum(max(length, FRAME_BYTES_MIN) + WIRE_BYTES for length in lengths) / len(lengths)
-    return percent / 100 * speed * 1e6 / 8 / mean
+    return sum(max(length, FRAME_BYTES_MIN) + WIRE_BYTES for length in lengths) / len(lengths)
 
 
 def pace_of(
@@ -279,6 +302,12 @@ class Sender(Closing):
         self._backend, self._unavailable = self._backends.take(
             backend, interface, source, pace, rate
         )
+        most = _frame_bytes_max(interface)
+        if source.longest > most:
+            self._backends.give_back(self._backend)
+            raise FloodError(
+                f"{interface}: a frame has {source.longest:,} bytes; its MTU allows {most:,}"
+            )
         self.flood = Flood(
             source,
             self._backend,
@@ -414,6 +443,18 @@ def written(
         by_source=by_source(source),
         planned=planned(source, count),
     )
+
+
+def _frame_bytes_max(interface: str) -> int:
+    """The longest frame that an interface sends, with a tag. Raises FloodError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        request = struct.pack("16si12x", interface.encode(), 0)
+        try:
+            answer = fcntl.ioctl(asked, SIOCGIFMTU, request)
+        except OSError as error:
+            raise FloodError(f"{interface}: {error.strerror}") from error
+    mtu: int = struct.unpack_from("16si", answer)[1]
+    return mtu + HEADER_BYTES
 
 
 def planned(source: FrameSource, count: int) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
@@ -252,12 +253,16 @@ def _ours(trial: Trial) -> int:
 def figure(steps: Sequence[Trial], caption: str) -> str:
     """An SVG chart of loss and, for stamped frames, latency by rate.
 
-    The axes are logarithmic: a trial without loss is drawn as if it had lost one frame.
+    The axes are logarithmic: a trial without loss is a mark, where one lost frame would be.
     """
     ordered = sorted((trial for trial in steps if trial.sent), key=lambda trial: trial.sent_per_s)
-    losing = [(t.sent_per_s, 100 * t.loss) for t in ordered if t.lost_on_the_way]
+    lines = [
+        Line("loss", [(trial.sent_per_s, 100 * trial.loss) for trial in run])
+        for losing, run in groupby(ordered, lambda trial: trial.lost_on_the_way > 0)
+        if losing
+    ]
     clean = [(t.sent_per_s, 100 / t.sent) for t in ordered if not t.lost_on_the_way]
-    lines = [Line("loss", losing), Line("no loss (drawn as one frame)", clean)]
+    lines.append(Line("no loss (drawn as one frame)", clean, joined=False))
     panels = [
         Panel(
             "Loss against rate",

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import mac_bytes
+from carp_fast.loadtest._mix import VALUES_MAX
 
 LISTED_MAX = 1_000_000
-"""Most values of a list; a single range may have 4,294,967,295 (_mix.VALUES_MAX)."""
+"""Most values of a list, or after "fixed:"; a single range may have VALUES_MAX."""
 
 Walk = tuple[str, Sequence[int]]
 """Order and values, as _mix.Mix takes them."""
@@ -32,16 +33,21 @@ class WalkError(CarpFastError, ValueError):
 def walk_of(text: str, number_of: Callable[[str], int]) -> Walk:
     """Parses a walk. `number_of` parses one value or raises ValueError. Raises WalkError."""
     if text.startswith(FIXED):
-        return "increment", list(_range_of(text.removeprefix(FIXED), number_of))
+        return "increment", _listed([_range_of(text.removeprefix(FIXED), number_of)])
     order = "random" if text.startswith(RANDOM) else "increment"
     parts = text.removeprefix(RANDOM).split(",")
     ranges = [_range_of(part.strip(), number_of) for part in parts]
     if len(ranges) == 1:
         return order, ranges[0]
+    return order, _listed(ranges)
+
+
+def _listed(ranges: Sequence[range]) -> list[int]:
+    """The values of all, each once. Raises WalkError."""
     count = sum(map(len, ranges))
     if count > LISTED_MAX:
         raise WalkError(f"{count:,} values in a list; allowed: {LISTED_MAX:,} (LISTED_MAX)")
-    return order, list(dict.fromkeys(value for each in ranges for value in each))
+    return list(dict.fromkeys(value for each in ranges for value in each))
 
 
 def _range_of(text: str, number_of: Callable[[str], int]) -> range:
@@ -50,12 +56,21 @@ def _range_of(text: str, number_of: Callable[[str], int]) -> range:
     try:
         first = number_of(first_text)
         last = number_of(last_text) if dash else first
-        step = int(step_text) if slash else 1
+        step = _step_of(step_text) if slash else 1
     except ValueError as error:
         raise WalkError(str(error)) from error
     if last < first or step < 1:
         raise WalkError(f"{text}: must be FIRST-LAST or FIRST-LAST/STEP, ascending")
+    count = (last - first) // step + 1
+    if count > VALUES_MAX:
+        raise WalkError(f"{text}: {count:,} values; allowed: {VALUES_MAX:,} (VALUES_MAX)")
     return range(first, last + 1, step)
+
+
+def _step_of(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r}: a step is a whole number")
+    return int(text)
 
 
 def numbers(lowest: int, highest: int) -> Callable[[str], int]:
@@ -96,3 +111,13 @@ def mac(text: str) -> int:
         return int.from_bytes(mac_bytes(text))
     except ValueError:
         raise ValueError(f"{text!r} is not a MAC: six pairs of hex digits with colons") from None
+
+
+def source_mac(text: str) -> int:
+    """A MAC that a host may have."""
+    number = mac(text)
+    if number >> 40 & 1:
+        raise ValueError(f"{text} is the MAC of a group, which no host sends from")
+    if not number:
+        raise ValueError(f"{text} is not the MAC of a host")
+    return number

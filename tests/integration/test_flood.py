@@ -32,7 +32,7 @@ from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import BackendError, Live, Sendmmsg
 from carp_fast.loadtest.held import Held
-from carp_fast.loadtest.sender import Backends, Sender
+from carp_fast.loadtest.sender import Backends, FloodError, Sender
 from carp_fast.loadtest.streams import made_up, place_of
 from carp_fast.net.kernel import ETH_P_ALL
 from tests.support.segment import carp_digest, internet_checksum, ip
@@ -298,6 +298,18 @@ def test_only_a_flood_that_is_not_steady_catches_up_after_it_was_held_up(
     else:
         assert sent["held_seconds"] == 0
         assert sent["gaps"]["longest_burst"] >= 250
+
+
+def test_frames_that_the_interface_cannot_send_are_refused(
+    lab_factory: Callable[..., Lab],
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    a.run(["ip", "link", "set", "s1", "mtu", "68"])
+    with a.inside():
+        streams = made_up([1], [ip("2001:db8::1")], b"x", place_of("s1")).streams
+        source = Mix(streams, {"ok": 1})
+        with pytest.raises(FloodError, match=r"^s1: a frame has 90 bytes; its MTU allows 86$"):
+            Sender(source, Pace(rate=1), interface="s1", backend="sendmmsg")
 
 
 def test_a_flood_runs_once(lab_factory: Callable[..., Lab]) -> None:

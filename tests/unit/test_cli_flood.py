@@ -166,6 +166,15 @@ def test_frames_that_did_not_fit_into_the_duration_are_reported(tmp_path: Path) 
         (["--passphrase-file", "/nowhere"], "/nowhere"),
         (["-c", "/nowhere"], "/nowhere"),
         (["--from", "/nowhere"], "/nowhere: No such file or directory"),
+        (["--rate", "10x"], "rate 10x: must be frames/s above 0 (1000, 10k, 1M)"),
+        (["--rate", "bit"], "rate bit: must be frames/s"),
+        (["-i", "nosuch0", "--rate", "40%"], "nosuch0: no such interface"),
+        (["--counter", "0-18446744073709551615"], "allowed: 4,294,967,295 (VALUES_MAX)"),
+        (["--counter", "fixed:0-4294967290"], "values in a list; allowed: 1,000,000"),
+        (["--source6", "::-ffff::"], "allowed: 4,294,967,295 (VALUES_MAX)"),
+        (["--advskew", "1-9/two"], "'two': a step is a whole number"),
+        (["--source-mac", "01:00:5e:00:00:12"], "is the MAC of a group"),
+        (["--source-mac", "00:00:00:00:00:00"], "is not the MAC of a host"),
         (["--burst", "9", "1", "--rate", "10-100"], "bursts and a rate that changes"),
         (["--storm", "--rate", "10-100"], "bursts and a rate that changes"),
         (["--storm", "--advbase", "0"], "--storm: advbase and advskew 0 are no interval"),
@@ -237,6 +246,16 @@ def test_an_interface_that_somebody_needs_is_refused(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(cli_flood, "_send", lambda *_: None)
     assert flood("-i", "lo", "--i-own-this-network").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("rate", "gap_ns"),
+    [("10k", 100_000), ("0.01M", 100_000), ("7.52Mbit", 100_000), ("752kbit", 1_000_000)],
+)
+def test_rates_have_units(tmp_path: Path, rate: str, gap_ns: int) -> None:
+    # 70 bytes of a frame and 24 around it are 752 bits on the wire.
+    first, second = written(tmp_path / "x", "--rate", rate, "--count", 2)
+    assert second.at_ns - first.at_ns == gap_ns
 
 
 def test_a_share_of_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

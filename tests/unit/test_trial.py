@@ -163,5 +163,13 @@ def test_the_figure_has_labelled_axes_with_units() -> None:
     assert {"latency, microseconds", "p50", "p99", "max"} <= set(texts)
 
 
+def test_trials_without_loss_are_marks_and_gaps_in_the_line_of_the_others() -> None:
+    wires = [Wire(10), Wire(1e9), Wire(10), Wire(10), Wire(1e9)]
+    steps = [wire.attempt(1_000 * (n + 1)) for n, wire in enumerate(wires)]
+    drawn = ET.fromstring(figure(steps, "veth"))
+    lines = [each.get("points", "").split() for each in drawn.iter() if "polyline" in each.tag]
+    assert sorted(map(len, lines)) == [1, 2]
+
+
 def test_a_figure_without_any_loss() -> None:
     assert "no loss" in figure([Wire(1e9).attempt(1_000)], "veth")

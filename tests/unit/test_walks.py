@@ -44,7 +44,7 @@ def test_what_is_written_and_what_it_means(
         ("256", BYTE, "256: must be from 0 to 255"),
         ("9-1", BYTE, "must be FIRST-LAST or FIRST-LAST/STEP"),
         ("1-9/0", BYTE, "must be FIRST-LAST or FIRST-LAST/STEP"),
-        ("1-9/x", BYTE, "invalid literal"),
+        ("1-9/x", BYTE, "a step is a whole number"),
         ("random:", BYTE, "not a whole number"),
         ("10.0.0.256", ipv4, "'10.0.0.256' is not an IPv4 address"),
         ("fe80::1", ipv4, "fe80::1 is not an IPv4 address"),
