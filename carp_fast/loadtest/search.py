@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from carp_fast.errors import CarpFastError
 from carp_fast.loadtest.trial import Trial
 
 RESOLUTION = 0.005
@@ -56,7 +57,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     discarded: list[Trial]
 
 
-class _Ended(Exception):
+class _Ended(CarpFastError):
     """Raised when a search ends before its result; the text is what limited it."""
 
 
