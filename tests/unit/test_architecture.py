@@ -49,7 +49,7 @@ COMPILED = tuple(sorted(dotted(path, SOURCES) for path in SOURCES.rglob("*.pyx")
 PURE = tuple(name for name in COMPILED if name not in WITH_SYSTEM)
 # Python modules of plain classes and rows, which compiled ones make and read: they know msgspec and
 # nothing of ours.
-PLAIN = of("engine", "actions copies keys reports states") + of("pump", "facts")
+PLAIN = of("engine", "actions copies keys reports states tallied") + of("pump", "facts")
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h", "foresee.h"}
 # "cython" is the compiler's: directives, nothing that is linked; "cpython.buffer" gives the bytes

@@ -18,6 +18,7 @@ from carp_fast.engine._core cimport (
     Report, RestoredWhy, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_drop_source,
     engine_end_duplicate, engine_release, engine_set_deadline, queue_empty, queue_length,
     queue_pop, queue_push, report_begin, report_end, verify_all_soon, verify_soon)
+from carp_fast.engine._figures cimport note_takeover
 from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
@@ -293,6 +294,7 @@ cdef void address_added(Core* core, uint32_t slot, uint32_t which, bint routed,
         host.held += 1
     if address.flags & LOST:
         host.addresses_restored += 1
+        core.figures.interfaces[host.interface].addresses_restored += 1
     if address.flags & (FOREIGN | FAILED | LOST):       # added again, or at last
         engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
         tell_address(core, ADDRESS_RESTORED, slot, which, why_restored(address), now_ns)
@@ -336,6 +338,9 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     if tell and report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
         report_end(core)
     if host.state == MASTER:
+        if host.took_from_ns and (host.held or not host.configured.manage_addresses):
+            note_takeover(&core.figures, now_ns - host.took_from_ns)
+            host.took_from_ns = 0
         if tell:
             verify_soon(core, host.interface, now_ns + RISEN_NS)
         if tell and not host.configured.announce_on_order:

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._absence cimport Absences
 from carp_fast.engine._fields cimport Checkpoint
+from carp_fast.engine._figures cimport Figures
 from carp_fast.engine._recorder cimport Recorder
 from carp_fast.engine._vhid cimport Block, Event, Source, VirtualHost
 from carp_fast.engine._wheel cimport Wheel
@@ -87,6 +88,7 @@ cdef enum OrderKind:
     ORDER_YIELD                           # a MASTER gives its addresses up; reason: why
     ORDER_PREEMPT                         # a BACKUP takes over from a master that it beats
     ORDER_WITHHOLD                        # value: whether the host takes no part, in maintenance
+    ORDER_TALLY                           # `pointer`: a Tally; value: hosts to add, 0: the figures
 
 cdef struct Order:
     uint8_t kind
@@ -229,6 +231,7 @@ cdef struct Core:
     Block* unreturned               # chained by engine_return
     int64_t undone_mark             # the last one; 0: none
     Recorder recorder
+    Figures figures
 
 # How long a resignation waits for the removal of the addresses, and when the host first advertises
 # meanwhile: usually the outcome is there before.

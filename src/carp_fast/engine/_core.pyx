@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from carp_fast.engine._absence cimport Absence, absence_counts
 from carp_fast.engine._fields cimport CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take
+from carp_fast.engine._figures cimport InterfaceFigures
 from carp_fast.engine._recorder cimport record_checkpoint, recorder_close, recorder_wants
 from carp_fast.engine._vhid cimport (
     Address, Block, CACHE_LINE, DUPLICATE, MASTER, OWED, SECOND_NS, Source, SOURCES, TO_ADVERTISE,
@@ -69,10 +70,12 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     core.interfaces = <Interface*>calloc(MAX_INTERFACES, sizeof(Interface))
     core.index = <uint32_t*>calloc(MAX_INTERFACES * 256, sizeof(uint32_t))
     core.groups = <Group*>calloc(MAX_GROUPS + 1, sizeof(Group))
+    core.figures.interfaces = <InterfaceFigures*>calloc(MAX_INTERFACES, sizeof(InterfaceFigures))
     core.reports.reports = <Report*>calloc(report_capacity, sizeof(Report))
     core.reports.mask = report_capacity - 1
     if (core.room == NULL or core.sources_room == NULL or core.interfaces == NULL
-            or core.index == NULL or core.groups == NULL or core.reports.reports == NULL):
+            or core.index == NULL or core.groups == NULL or core.figures.interfaces == NULL
+            or core.reports.reports == NULL):
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise_first, MAX_VIRTUAL_HOSTS)
@@ -100,6 +103,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.interfaces)
     free(core.index)
     free(core.groups)
+    free(core.figures.interfaces)
     free(core.reports.reports)
     free(core.advertise_first.slots)
     free(core.advertise.slots)

@@ -17,7 +17,8 @@ from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_TELL_GROUPS, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
+    ORDER_SET_INTERFACE, ORDER_TALLY, ORDER_TELL_GROUPS, Order, RELEASED, Report,
+    TICK_NS, engine_checkpoint,
     engine_close, engine_next_deadline, engine_open, ORDER_PREEMPT, ORDER_WITHHOLD)
 from carp_fast.engine._arguments cimport (
     addition, demotion_order, fill_address, fill_interface, hand_over_order)
@@ -36,6 +37,7 @@ from carp_fast.engine._recorder cimport (
 from carp_fast.engine._reports cimport address_bytes, report_object
 from carp_fast.engine._sealing cimport next_advertisement, Sealing, sealing_end
 from carp_fast.engine._state cimport State, state_size, state_write
+from carp_fast.engine._tallies cimport Tallies
 from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport (
@@ -193,6 +195,11 @@ cdef class Engine:
         cdef Order order
         demotion_order(&order, slot, demotion, by, hard)
         obey(&self.core, &order, now_ns)
+
+    def tally(self, Tallies tallies, int64_t now_ns, uint32_t first=0, uint32_t count=0) -> None:
+        """Add virtual hosts to the tallies, all by default, and copy the engine's own figures."""
+        self.give(ORDER_TALLY, first, count or tallies.tally.slots, &tallies.tally, now_ns)
+        self.give(ORDER_TALLY, 0, 0, &tallies.tally, now_ns)
 
     def tell_groups(self, int64_t now_ns) -> None:
         """Report every group that has members, in the next turn."""

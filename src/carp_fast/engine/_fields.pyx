@@ -30,6 +30,7 @@ REBUILT = {
     "group_previous": "as group",
     "group_all": "the successor's configuration",
     "configuration": "the successor numbers its own",
+    "took_from_ns": "0: nothing is handed over before every change has its outcome",
     "to_line": "no field",
 }
 
@@ -150,6 +151,7 @@ put_both("first_sent", offset(&h.first_sent), sizeof(h.first_sent), of(&c.first_
 put_both("retries", offset(&h.retries), sizeof(h.retries), of(&c.retries))
 put_both("ordered", offset(&h.ordered), sizeof(h.ordered), of(&c.ordered), 1)
 put(&HOST, "impeded", offset(&h.impeded), sizeof(h.impeded))
+put(&HOST, "transitions", offset(&h.transitions), sizeof(h.transitions))
 
 HOST_FIELDS = rows_of(&HOST)
 HOST_BYTES, CHECKPOINT_BYTES = sizeof(VirtualHost), sizeof(Checkpoint)

@@ -17,7 +17,8 @@ from carp_fast.engine._core cimport (
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
     ORDER_TELL_GROUPS, ORDER_VERIFY, Order, ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask,
     engine_done, engine_grow_reports, engine_release, engine_return, engine_set_deadline,
-    verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD)
+    verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD,
+    ORDER_TALLY)
 from carp_fast.engine._demotions cimport demote, join
 from carp_fast.engine._fields cimport Checkpoint
 from carp_fast.engine._grace cimport keep_old_keys
@@ -27,6 +28,7 @@ from carp_fast.engine._recorder cimport (
     ORDERED_BY_ROUTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN, RECORD_INTERFACE,
     RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy, ORDERED_PREEMPT,
     ORDERED_WITHHOLD, ORDERED_YIELD)
+from carp_fast.engine._tallies cimport tally_ordered
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
@@ -488,6 +490,8 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         copy_hosts(core, slot, <uint32_t>order.value, <HostsCopy*>order.pointer)
     elif order.kind == ORDER_SNAPSHOT_INTERFACES:
         memcpy(order.pointer, &core.interfaces[slot], order.value * sizeof(Interface))
+    elif order.kind == ORDER_TALLY:
+        tally_ordered(core, order, now_ns)
     elif order.kind == ORDER_TELL_GROUPS:
         groups_tell(core, now_ns)
     elif alive:

@@ -286,6 +286,7 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
             > vhid_master_down_ns(host)):
         host.flags |= other_silent
         host.family_silences += 1
+        core.figures.interfaces[host.interface].family_silences += 1
         engine_tell(core, FAMILY_SILENT, slot, 10 - family, NULL, now_ns)
 
 
@@ -311,6 +312,7 @@ cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,
     """Another host advertises from our source: report it once a minute while it does."""
     cdef VirtualHost* host = &core.hosts[slot]
     host.duplicates += 1
+    core.figures.interfaces[host.interface].duplicates += 1
     host.flags |= DUPLICATE
     host.duplicate_ms = history_ms(arrived_ns)
     memcpy(host.duplicate_mac, heard.source_mac, 6)

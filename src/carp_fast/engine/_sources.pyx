@@ -167,6 +167,7 @@ cdef void tell_reset(Core* core, uint32_t slot, const Source* source, const Adve
     """Report that the source's counters went back and are learned again."""
     cdef VirtualHost* host = &core.hosts[slot]
     host.counter_resets += 1
+    core.figures.interfaces[host.interface].counter_resets += 1
     if engine_may_tell(&host.told_reset_ms, arrived_ns):
         engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
 

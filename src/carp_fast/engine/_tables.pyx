@@ -77,6 +77,7 @@ REBUILT_OF_ENGINES = {
     "unreturned": "memory of the former process",
     "undone_mark": "a mark of the former process",
     "recorder": "a recording begins anew",
+    "figures": "metrics begin anew, as after a restart",
 }
 
 cdef Core e                         # of these only the places of their fields are used

@@ -33,7 +33,11 @@ cdef extern from "random.h" nogil:
 cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns) noexcept nogil:
     cdef Report* report = report_begin(core, STATE_CHANGED, slot, now_ns)
     cdef Record* record
+    cdef const VirtualHost* host = &core.hosts[slot]
     cdef int by
+    if host.state != previous:
+        core.figures.interfaces[host.interface].transitions[host.state][host.reason] += 1
+        core.hosts[slot].transitions += 1
     if report != NULL:
         report.previous = previous
         report.detail = core.hosts[slot].lost_reason
@@ -102,6 +106,9 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if host.state != previous:
         if previous == vhid.MASTER and now_ns - host.since_ns > 2 * vhid_master_down_ns(host):
             host.ties = host.jitter_us = 0      # it was the only MASTER: the next tie is a new one
+        # Heard in this time as BACKUP: otherwise nobody was taken over from.
+        host.took_from_ns = (vhid_heard_ns(host) if host.state == vhid.MASTER
+                             and vhid_heard_ns(host) >= host.since_ns else 0)
         host.since_ns = host.settled_ns = now_ns
         host.preempt_from_ns = host.tie_since_ns = host.without_ns = 0
         if previous == vhid.INIT:                       # addresses left by a former run

@@ -358,7 +358,10 @@ cdef struct VirtualHost:
     uint32_t group_previous
     uint8_t group_all           # only in an order: the group's members must all be impeded
     uint8_t configuration       # how often it was replaced, modulo 256: reports name it
-    uint8_t to_line[22]
+    # MASTER whose addresses have no outcome yet: when the one before was heard last; 0: none was.
+    int64_t took_from_ns
+    uint32_t transitions        # changes of its state
+    uint8_t to_line[4]
 
 cdef struct Transition:
     uint8_t known

@@ -20,7 +20,7 @@ from carp_fast.engine._core cimport (
     ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
     ORDER_MARK, ORDER_OWN_SOURCE, ORDER_PREEMPT, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, ORDER_WITHHOLD,
-    Order, RELEASED, Report, ORDER_TELL_GROUPS)
+    Order, RELEASED, Report, ORDER_TALLY, ORDER_TELL_GROUPS)
 from carp_fast.engine._arguments cimport (
     addition, demotion_order, fill_address, fill_interface, hand_over_order)
 from carp_fast.engine._engine cimport Engine
@@ -29,12 +29,12 @@ from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
 from carp_fast.pump._changes cimport netlink_remove, netlink_template
 from carp_fast.pump._clones cimport Clones, Run, TRIAL_FAILED, clones_open
-from carp_fast.pump._freezing cimport (
-    assume_state, freeze, marks_of, resume, write_state)
+from carp_fast.pump._freezing cimport assume_state, freeze, marks_of, resume, write_state
 from carp_fast.pump._freezing import RECEIVER_WORDS
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
 from carp_fast.engine._state cimport State
+from carp_fast.engine._tallies cimport Tallies
 from carp_fast.pump._refusals cimport FilterMemory, refusals_count
 from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off
 from carp_fast.pump._snapshots cimport Records, Snapshot
@@ -70,8 +70,6 @@ cdef extern from "system.h" nogil:
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
 
-
-# ------------------------------------------------------------------------------------ for Python
 
 cdef object system_error(int error):
     """An OSError with the text of its errno."""
@@ -576,6 +574,11 @@ cdef class Pump:
         self.push(ORDER_SNAPSHOT_INTERFACES, first, 0, count, snapshot.of_interfaces)
         self.keep(snapshot)
         return snapshot
+
+    def tally(self, Tallies tallies, uint32_t first=0, uint32_t count=0) -> None:
+        """Order that hosts from slot `first` on are added; count 0: that the figures are copied."""
+        self.push(ORDER_TALLY, first, 0, count, &tallies.tally)
+        self.keep(tallies)
 
     def records(self, uint64_t first, uint32_t count):
         """Order a copy of `count` records from position `first` on; filled at the next mark."""

@@ -20,6 +20,7 @@ from carp_fast.engine._core cimport (
     Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
     engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end)
 from carp_fast.engine._demotions cimport groups_expire
+from carp_fast.engine._figures cimport note_lateness
 from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
@@ -97,6 +98,8 @@ cdef void note_absence(Turn* turn, int64_t now_ns) noexcept nogil:
     cdef int64_t asleep_ns = max(0, suspended_ns - turn.suspended_ns)
     if turn.planned_ns and now_ns - turn.planned_ns > turn.latest_ns:
         turn.latest_ns = now_ns - turn.planned_ns
+    if turn.planned_ns and now_ns >= turn.planned_ns:
+        note_lateness(&turn.core.figures, now_ns - turn.planned_ns)
     turn.suspended_ns = suspended_ns
     turn.begun_ns = now_ns
     turn.ends_ns = now_ns + turn.core.shortest_ns // TURNS_AN_INTERVAL

@@ -67,7 +67,7 @@ ORDER_WORDS = (
     "add", "remove", "replace", "set_interface", "demote", "resign_all", "announce", "verify",
     "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces", "copy_records", "bar",
     "assume", "own_source", "adopt", "grow_reports", "by_route", "tell_groups",
-    "yield", "preempt", "withhold")
+    "yield", "preempt", "withhold", "tally")
 MAX_MACHINES, MAX_SEGMENTS, MAX_ADDRESSES = MACHINES_MAX, SEGMENTS_MAX, ADDRESSES_MAX
 ALWAYS = CERTAIN
 assert len(FAULT_WORDS) == FAULT_KINDS and len(LINK_WORDS) == LINK_FIELDS
