@@ -1,4 +1,4 @@
-"""The file of the control socket: bound under a lock, looked for, removed.
+"""The file of a Unix socket of the daemon: bound under a lock, looked for, removed.
 
 Holds the rules for taking over a path that another daemon, or one that has crashed, has used. Must
 not know what is served on the socket.
@@ -30,12 +30,21 @@ SOCKET_PATH_BYTES_MAX = 107  # the kernel's limit of sun_path, without its NUL
 class SocketFile:
     """The path at which this process listens, or will listen.
 
-    Its socket has mode 0600, with a `group` 0660 and that group.
+    Its socket has mode 0600, with a `group` 0660 and that group. `what` and `key`: its name in
+    messages, and the key that has its path.
     """
 
-    def __init__(self, path: Path, group: ControlGroup | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        group: ControlGroup | None = None,
+        what: str = "control socket",
+        key: str = "daemon.control_socket",
+    ) -> None:
         self.path = path
         self.group = group
+        self._name = f"{what} {path}"
+        self._key = key
         self._identity: tuple[int, int] | None = None  # device and inode of the bound file
 
     async def bind(self, backlog: int) -> socket.socket:
@@ -46,17 +55,17 @@ class SocketFile:
         """
         if len(os.fsencode(self.path)) > SOCKET_PATH_BYTES_MAX:
             limit = f"longer than {SOCKET_PATH_BYTES_MAX} bytes, the kernel's limit"
-            raise ControlError(f"control socket {self.path}: the path is {limit}")
+            raise ControlError(f"{self._name}: the path is {limit}")
         try:
             with _umask(0o022):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             # Another start must not do the same between the probe and the bind.
-            async with _locked(self.path):
-                _remove_stale(self.path)
+            async with _locked(self.path, self._name):
+                _remove_stale(self.path, self._name, self._key)
                 return self._listener(backlog)
         except OSError as error:
             where = "" if error.filename is None else f" {os.fsdecode(error.filename)}:"
-            raise ControlError(f"control socket {self.path}:{where} {error.strerror}") from error
+            raise ControlError(f"{self._name}:{where} {error.strerror}") from error
 
     @property
     def identity(self) -> tuple[int, int] | None:
@@ -73,7 +82,7 @@ class SocketFile:
         listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if kind != wanted or not listens or listener.getsockname() != os.fspath(self.path):
             text = "what was passed on does not listen there"
-            raise ControlError(f"control socket {self.path}: {text}")
+            raise ControlError(f"{self._name}: {text}")
         listener.setblocking(False)
         self._identity = identity
 
@@ -137,9 +146,9 @@ class SocketFile:
         except OSError as error:
             text = "it stays with the daemon's user (mode 0600); allowed: a group that the daemon"
             logger.warning(
-                "control socket %s: cannot be given to %s, daemon.control_group: %s; %s is a member"
-                " of, or CAP_CHOWN",
-                self.path,
+                "%s: cannot be given to %s, daemon.control_group: %s; %s is a member of,"
+                " or CAP_CHOWN",
+                self._name,
                 self.group or f"gid {gid}",
                 error.strerror,
                 text,
@@ -156,7 +165,7 @@ def _umask(mask: int) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
+async def _locked(path: Path, name: str) -> AsyncIterator[None]:
     """Holds the lock file of a socket, PATH.lock, which is removed afterwards.
 
     The file has mode 0600: a user who can open a file, or a directory in its place, can lock it and
@@ -164,10 +173,9 @@ async def _locked(path: Path) -> AsyncIterator[None]:
     """
     lock = path.with_name(path.name + ".lock")
     deadline_at = asyncio.get_running_loop().time() + START_LOCK_S
-    while (file := _try_lock(path, lock)) is None:
+    while (file := _try_lock(name, lock)) is None:
         if asyncio.get_running_loop().time() > deadline_at:
-            text = f"control socket {path}: {lock} stays locked by another process"
-            raise ControlError(text)
+            raise ControlError(f"{name}: {lock} stays locked by another process")
         await asyncio.sleep(LOCK_RETRY_S)
     try:
         yield
@@ -177,7 +185,7 @@ async def _locked(path: Path) -> AsyncIterator[None]:
         os.close(file)
 
 
-def _try_lock(path: Path, lock: Path) -> int | None:
+def _try_lock(name: str, lock: Path) -> int | None:
     """The descriptor of the locked lock file; None: another process has it. Raises ControlError
     for a file that other users can open, and OSError.
     """
@@ -187,7 +195,7 @@ def _try_lock(path: Path, lock: Path) -> int | None:
         status = os.fstat(file)
         if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o077:
             owner = f"uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
-            text = f"control socket {path}: {lock}: other users can lock this file ({owner})"
+            text = f"{name}: {lock}: other users can lock this file ({owner})"
             raise ControlError(f"{text}; remove it")
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,25 +209,25 @@ def _try_lock(path: Path, lock: Path) -> int | None:
     return None
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path, name: str, key: str) -> None:
     """Removes a socket file that no process listens on; raises if it is anything else."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        what = "not a socket; remove it or choose another daemon.control_socket"
-        raise ControlError(f"control socket {path}: there is a file that is {what}")
+        what = f"not a socket; remove it or choose another {key}"
+        raise ControlError(f"{name}: there is a file that is {what}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
-            logger.info("control socket %s: stale, replaced", path)
+            logger.info("%s: stale, replaced", name)
             return
         except BlockingIOError:
             # A full queue of connections: a process listens, though slowly.
-            raise ControlInUse(f"control socket {path} is in use by a running daemon") from None
+            raise ControlInUse(f"{name} is in use by a running daemon") from None
         pid = peer_of(probe).pid
-    raise ControlInUse(f"control socket {path} is in use by a running daemon (pid {pid})")
+    raise ControlInUse(f"{name} is in use by a running daemon (pid {pid})")

@@ -80,7 +80,7 @@ def test_only_the_owner_can_open_the_lock_file(
     path = tmp_path / "control.sock"
     modes: list[int] = []
 
-    def looked(_: Path) -> None:
+    def looked(*_: object) -> None:
         modes.append(stat.S_IMODE((tmp_path / "control.sock.lock").stat().st_mode))
 
     monkeypatch.setattr(file_module, "_remove_stale", looked)
