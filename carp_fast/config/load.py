@@ -230,7 +230,30 @@ class _Loader:
         self.passphrases = Passphrases(key, self.readings, sealed=self.sealed)
         if "notify" in values:
             self.check_program(table, "notify")
-        return Daemon(**values)
+        loaded = Daemon(**values)
+        self.check_metrics(table, loaded, bad)
+        return loaded
+
+    def check_metrics(self, table: Table, daemon: Daemon, bad: set[str]) -> None:
+        """Reports metrics that other hosts may read, unless that is wanted, which is a warning."""
+        address = daemon.metrics
+        if not bad.isdisjoint({"metrics", "metrics_public"}):
+            return
+        if address is None or address.is_local:
+            if daemon.metrics_public:
+                text = "has no effect: metrics are not offered to other hosts"
+                self.warn(table.origin, "metrics_public", "true", text)
+            return
+        shown = as_shown(table.raw["metrics"])
+        if daemon.metrics_public:
+            text = "anyone who reaches this address may read which virtual hosts are where"
+            self.warn(table.origin, "metrics", shown, text)
+        else:
+            text = (
+                "other hosts could read them; allowed: an address of 127.0.0.0/8, [::1], the path"
+                " of a Unix socket, or metrics_public = true besides"
+            )
+            self.fault(table.origin, "metrics", shown, text)
 
     def check_writers(self, table: Table, key: str, path: Path) -> None:
         """Reports who else may change a file that a key names."""

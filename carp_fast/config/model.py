@@ -205,9 +205,29 @@ class User(msgspec.Struct, frozen=True):
         return f"{self.name} (uid {self.uid})"
 
 
+class MetricsAddress(msgspec.Struct, frozen=True):
+    """Where metrics are asked for: an address and port, or the `path` of a Unix socket."""
+
+    host: str = ""  # in the form of inet_ntop
+    port: int = 0
+    path: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this host can reach it."""
+        return self.path is not None or self.host == "::1" or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return str(self.path)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
 class Daemon(msgspec.Struct, frozen=True):
     """The [daemon] table. Paths are absolute; `notify` is the path of a program or None; `user` and
-    `control_group` are None for the usual ones, if this host has them.
+    `control_group` are None for the usual ones, if this host has them; `metrics` None: there are
+    none.
     """
 
     control_socket: Path = Path("/run/carp-fast/control.sock")
@@ -226,6 +246,9 @@ class Daemon(msgspec.Struct, frozen=True):
     maintenance_rate: int = 200
     record: int = 65_536
     secret_key_file: Path | None = None
+    metrics: MetricsAddress | None = None
+    metrics_detail: str = "interface"
+    metrics_public: bool = False
 
 
 class Configuration(msgspec.Struct, frozen=True):

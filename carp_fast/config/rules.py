@@ -23,6 +23,7 @@ from carp_fast.config.model import (
     RECORD_MAX,
     AnnounceRate,
     ControlGroup,
+    MetricsAddress,
     User,
     as_key,
     as_shown,
@@ -35,6 +36,7 @@ from carp_fast.inet import address_text
 
 INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
 SOCKET_PATH_BYTES = 107  # sun_path less its NUL
+PORT_MAX = 65_535
 
 
 class Refused(CarpFastError):
@@ -129,6 +131,25 @@ def _socket_path(value: Any) -> Path:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise Refused(f"is too long; allowed: at most {SOCKET_PATH_BYTES} bytes")
     return path
+
+
+def _metrics(value: Any) -> MetricsAddress:
+    """An address with a port, or the path of a Unix socket."""
+    allowed = 'an address and port such as "127.0.0.1:9112" or "[::1]:9112", or an absolute path'
+    text = plain_text(value, allowed)
+    if text.startswith("/"):
+        return MetricsAddress(path=_socket_path(text))
+    found = re.fullmatch(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]*)):(?P<port>[0-9]{1,5})", text)
+    if found is None or not 1 <= int(found["port"]) <= PORT_MAX:
+        raise Refused(f"must be {allowed}, with a port from 1 to {PORT_MAX}")
+    six, four = found["six"], found["four"]
+    try:
+        address = inet.address_bytes(four if six is None else six)
+    except ValueError:
+        raise Refused(f"is not an address of its family; must be {allowed}") from None
+    if len(address) != (4 if six is None else 16):
+        raise Refused(f"has an IPv6 address in brackets only; must be {allowed}")
+    return MetricsAddress(address_text(address), int(found["port"]))
 
 
 ID_MAX = 2**32 - 2  # the highest number is the kernel's "no group", and "no user"
@@ -473,7 +494,7 @@ KIND_RULES: dict[str, dict[str, Rule]] = {
     "file": {"path": _absolute_path},
     "script": {"script": _script, **_PROBED},
     "ping": _REACHABLE,
-    "tcp": {**_REACHABLE, "port": _integer(1, 65_535)},
+    "tcp": {**_REACHABLE, "port": _integer(1, PORT_MAX)},
 }
 
 # --- the keys -----------------------------------------------------------------------------------
@@ -525,7 +546,9 @@ DAEMON_RULES: dict[str, Rule] = {
     "record": _integer(0, RECORD_MAX),
     "secret_key_file": plain_text,
     "track_concurrency": _integer(1, 1024),
-    "metrics": _not_available(),
+    "metrics": _metrics,
+    "metrics_detail": _choice("interface", "exceptional", "full"),
+    "metrics_public": _boolean,
 }
 TABLES = ("include", "daemon", "defaults", "virtual_host", "group", "track")
 ARRAYS = ("virtual_host", "group", "track")  # may be in included files

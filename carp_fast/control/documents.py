@@ -140,7 +140,8 @@ class ControlStatus(msgspec.Struct, frozen=True):
     requests of users who may change something; `not_permitted`: requests of users who may not give
     them; `clients_refused`: connections for which there was no place, `clients_refused_of_user`
     those because their user had as many as one may have. The others are clients that were
-    disconnected: slow to read, slow to ask, with a line too long, or too far behind in events.
+    disconnected: slow to read, slow to ask, with a line too long, or too far behind in events;
+    `events_dropped`: events that these did not get.
     """
 
     group: str | None
@@ -155,6 +156,7 @@ class ControlStatus(msgspec.Struct, frozen=True):
     clients_idle: int
     lines_too_long: int
     readers_dropped: int
+    events_dropped: int
 
 
 HELPER_RUNS = "running"

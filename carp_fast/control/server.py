@@ -74,6 +74,7 @@ class ControlCounters(msgspec.Struct):
     clients_idle: int = 0
     lines_too_long: int = 0
     readers_dropped: int = 0
+    events_dropped: int = 0
 
 
 class PassedOn(msgspec.Struct, forbid_unknown_fields=True):
@@ -542,6 +543,7 @@ class ControlServer:
                     await subscription.wake.wait()
         finally:
             self._subscriptions.discard(subscription)
+            self.counters.events_dropped += subscription.lost
             watcher.cancel()
 
     def _on_overflow(self, subscription: Subscription) -> None:

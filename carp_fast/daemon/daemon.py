@@ -29,6 +29,8 @@ from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError, Hooks
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, Own
+from carp_fast.daemon.measuring import Measuring
+from carp_fast.daemon.metrics import Metrics
 from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.orphans import reap_orphans
@@ -190,6 +192,8 @@ async def serve(
                 privileges=privileges,
                 helper=helper,
             )
+            if daemon.metrics is not None:
+                stack.push_async_callback(daemon.metrics.stop)
             known = daemon.prepare()
             privileges.pid.write()
             daemon.run_pump()
@@ -253,6 +257,7 @@ class Daemon:
             opened.status.control = lambda: control.status
         if helper is not None:
             opened.status.helper = lambda: helper.state
+        self.metrics = self._reloader.metrics = self._make_metrics()
         self._controls = Controls(
             stop=self.stopping.set,
             reload=self._on_reload_wanted,
@@ -261,6 +266,15 @@ class Daemon:
             orders=opened.orders,
             prepare=opened.prepare,
         )
+
+    def _make_metrics(self) -> Metrics | None:
+        """The metrics, which are off until use(); None: this manner has none."""
+        opened, reloader = self._opened, self._reloader
+        if not isinstance(self._manner, Own):
+            return None
+        hooks = self._manner.hooks
+        measuring = Measuring(opened, hooks, reloader.outcome, lambda: reloader.configuration)
+        return Metrics(measuring, opened.worker, opened.background)
 
     # -- opened: an error changes nothing on the host
 
@@ -308,6 +322,8 @@ class Daemon:
                 "record": self._record,
             }
         )
+        if self.metrics is not None:
+            await self.metrics.use(self._configuration.daemon)
         self._systemd.ready(f"{len(self._configuration.virtual_hosts)} virtual hosts")
         interval_s = self._systemd.watchdog_interval_s()
         if interval_s:

@@ -100,6 +100,18 @@ class Demotions:
         """The amount by each reason, and group if it has one, the oldest first."""
         return {shown(key): amount_of(each) for key, each in self._by_reason.items()}
 
+    def by_group(self) -> Mapping[str, int]:
+        """The sum for every virtual host, by "", and for each group that has one of its own.
+
+        Those of a single virtual host are left out.
+        """
+        found: dict[str, int] = {}
+        for ordered in self._by_reason.values():
+            group = None if isinstance(ordered, int) else ordered.group
+            if group is not None or isinstance(ordered, int):
+                found[group or ""] = found.get(group or "", 0) + amount_of(ordered)
+        return found
+
     def of(self, host: VirtualHost) -> int:
         """The amount that one virtual host is demoted by; more than the engine sends is cut."""
         return min(sum(self.reasons_of(host).values()), OPENBSD_DEMOTION_MAX)

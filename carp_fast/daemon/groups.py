@@ -55,6 +55,10 @@ class Groups:
             group.name, group.demote_when, last.demoted, last.members, last.impeded, because
         )
 
+    def demoted(self) -> list[str]:
+        """The names of the groups that are demoted."""
+        return [name for name, (last, _) in self._reported.items() if last.demoted]
+
     def on_changed(self, report: GroupChanged, because: tuple[str, ...]) -> bool:
         """Takes a report; returns whether the group is demoted now and was not, or the reverse.
 

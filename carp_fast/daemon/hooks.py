@@ -17,7 +17,7 @@ import logging
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine, Hashable
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,6 +26,7 @@ import msgspec
 
 from carp_fast.config.model import is_function
 from carp_fast.config.writers import Writers
+from carp_fast.daemon.hook_figures import HookFigures
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
 from carp_fast.programs.children import printable
@@ -80,6 +81,15 @@ class HookResult(msgspec.Struct, frozen=True):
     @property
     def ok(self) -> bool:
         return self.exit_status == 0
+
+    @property
+    def outcome(self) -> Literal["ok", "failed", "timeout", "superseded"]:
+        """The result in one word."""
+        if self.superseded:
+            return "superseded"
+        if self.timed_out:
+            return "timeout"
+        return "ok" if self.ok else "failed"
 
 
 def program_of(hook: Hook, *, inherits: bool = False) -> Program:
@@ -375,6 +385,7 @@ class Hooks:
         self.concurrency = concurrency
         self.timeout_s = timeout_s
         self.started = self.failed = self.timed_out = self.superseded = 0
+        self.figures = HookFigures()
         self._host_log = HostLog(loop.call_later)
         self.abandoned = 0  # functions that still run after their timeout
         self._functions: dict[str, Function] = {}
@@ -442,6 +453,11 @@ class Hooks:
             return tuple(job.label for job in jobs)
         return ()
 
+    def present(self) -> tuple[Counter[str], Counter[str]]:
+        """The number of hooks that run, and of those that wait, by kind."""
+        running: Counter[str] = Counter(run.job.hook.event for run in self._running.values())
+        return running, Counter(job.hook.event for job in self._waiting.values())
+
     def close(self) -> None:
         """Kills what runs and refuses what waits; called after `drain`."""
         self._closed = True
@@ -495,7 +511,8 @@ class Hooks:
         self.finished(run, HookResult(run.job.hook.event, error=str(error)))
 
     def tell(self, job: _Job, result: HookResult) -> None:
-        """Passes a result to its callback, whose exceptions are logged."""
+        """Counts a result and passes it to its callback, whose exceptions are logged."""
+        self.figures.note(result.event, result.outcome, result.duration_s)
         if job.done is None:
             return
         try:

@@ -36,6 +36,9 @@ AT_ONCE = frozenset(
         "track_concurrency",
         "digest_grace_s",
         "maintenance_rate",
+        "metrics",
+        "metrics_detail",
+        "metrics_public",
     }
 )
 UNSEEN = frozenset({"origin"})

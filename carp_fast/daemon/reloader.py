@@ -20,6 +20,7 @@ from carp_fast.daemon import present, reload
 from carp_fast.daemon.control_group import group_of
 from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError
+from carp_fast.daemon.measuring import Reloads
 from carp_fast.daemon.process import StartError, give_back_memory, require_capabilities
 from carp_fast.daemon.table import by_interface
 from carp_fast.daemon.user import has_functions, needs_root
@@ -29,6 +30,7 @@ from carp_fast.privileged.start import HelperError
 if TYPE_CHECKING:
     from carp_fast.control.server import ControlServer
     from carp_fast.daemon.manner import Manner
+    from carp_fast.daemon.metrics import Metrics
     from carp_fast.daemon.notify import Notify
     from carp_fast.daemon.opened import Opened
     from carp_fast.daemon.privileges import Privileges
@@ -66,6 +68,8 @@ class Reloader:
         helper: PrivilegedHelper | None,
     ) -> None:
         self.configuration = configuration
+        self.outcome = Reloads()
+        self.metrics: Metrics | None = None
         self._opened = opened
         self._stopping = stopping
         self._manner = manner
@@ -104,7 +108,9 @@ class Reloader:
             self._systemd.reloading()
             try:
                 difference, lines = await self._reload(force)
+                self.outcome.note(succeeded=True)
             except ControlError as error:
+                self.outcome.note(succeeded=False)
                 failed = f"; the last reload changed nothing: {error}"
                 raise
             finally:
@@ -227,6 +233,8 @@ class Reloader:
         opened.maintenance.rate = new.daemon.maintenance_rate
         if self._control is not None:
             self._control.use_group(group_of(new.daemon))
+        if self.metrics is not None:
+            lines += await self.metrics.use(new.daemon)
         if new.daemon.notify != self.configuration.daemon.notify:
             await self._notify.stop()
             self._notify.start(new.daemon.notify)

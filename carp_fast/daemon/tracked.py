@@ -103,6 +103,10 @@ class Tracked(Closing):
         self._note(slot, effect)
         return Effect(effect % HARD, effect >= HARD)
 
+    def judged(self) -> list[Judged]:
+        """The tracks, in the order of the configuration."""
+        return list(self._tracks)
+
     def status(self) -> list[TrackStatus]:
         """Every track, with the number of virtual hosts that name it."""
         users: Counter[tuple[str, ...]] = Counter()

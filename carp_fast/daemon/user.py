@@ -166,11 +166,16 @@ def _uses_bpf(settings: Daemon) -> bool:
 
 def _directories(settings: Daemon) -> list[tuple[str, Directory]]:
     """The directories in which a daemon creates files, with the keys that name them."""
-    socket = settings.control_socket
-    return [
-        ("state_directory", Directory(settings.state_directory)),
-        ("control_socket", Directory(socket.parent, {socket.name, f"{socket.name}.lock"})),
-    ]
+    sockets = [("control_socket", settings.control_socket)]
+    if settings.metrics is not None and settings.metrics.path is not None:
+        sockets.append(("metrics", settings.metrics.path))
+    keys: dict[Path, str] = {}
+    names: dict[Path, set[str]] = {}  # two sockets may have one directory
+    for key, socket in sockets:
+        keys.setdefault(socket.parent, key)
+        names.setdefault(socket.parent, set()).update({socket.name, f"{socket.name}.lock"})
+    places = [(key, Directory(path, names[path])) for path, key in keys.items()]
+    return [("state_directory", Directory(settings.state_directory)), *places]
 
 
 def _not_usable(settings: Daemon, user: User) -> list[tuple[str, Directory]]:

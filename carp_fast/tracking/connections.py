@@ -141,8 +141,6 @@ class _Attempt:
 
     def _end(self, why: str | None) -> None:
         self.abandon()
-        if why is None:
-            took_ms = (self._loop.time() - self._began_at) * 1e3
-            self._done(self, Result(True, f"{self._name}: connected in {took_ms:.1f} ms"))
-        else:
-            self._done(self, Result(False, f"{self._name}: {why}"))
+        took_s = self._loop.time() - self._began_at
+        text = f"connected in {took_s * 1e3:.1f} ms" if why is None else why
+        self._done(self, Result(why is None, f"{self._name}: {text}", took_s=took_s))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from carp_fast.config.tracks import HARD_DEMOTION, InterfaceTrack, Probed, ProcessTrack, Track
+from carp_fast.metrics.histogram import Histogram
 
 State = Literal["unknown", "ok", "failed"]
 TEXT_LENGTH_MAX = 200  # of what a result says
@@ -15,13 +16,14 @@ TEXT_LENGTH_MAX = 200  # of what a result says
 
 class Result(NamedTuple):
     """What was found: `text` is one line for people; `number` is that of a file; `output`: lines
-    of a script, for the log.
+    of a script, for the log; `took_s`: how long it took to find, where something was asked.
     """
 
     ok: bool
     text: str
     number: int | None = None
     output: tuple[str, ...] = ()
+    took_s: float | None = None
 
 
 class Effect(NamedTuple):
@@ -42,7 +44,7 @@ class Judged:
 
     `since_ns`: when it entered its state, CLOCK_MONOTONIC; `text`: of the last result; `flaps`: how
     often it changed between ok and failed. `assumed_ok`: what it counts as until its first result;
-    None: as its `initial` says.
+    None: as its `initial` says; `durations`: of what was asked.
     """
 
     def __init__(self, track: Track, now_ns: int, *, assumed_ok: bool | None = None) -> None:
@@ -52,6 +54,7 @@ class Judged:
         self.text = "no result yet"
         self.number: int | None = None
         self.flaps = 0
+        self.durations = Histogram() if isinstance(track, Probed) else None
         self._assumed_ok = track.initial == "ok" if assumed_ok is None else assumed_ok
         self._against = 0  # results in a row that contradict the state
 
@@ -93,6 +96,8 @@ class Judged:
         The first one decides alone; afterwards a change needs `rise` or `fall` of them in a row.
         """
         self.text = result.text[:TEXT_LENGTH_MAX]
+        if self.durations is not None and result.took_s is not None:
+            self.durations.add(result.took_s)
         state: State = "ok" if result.ok else "failed"
         if state == self.state:
             self._against = 0

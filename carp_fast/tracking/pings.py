@@ -181,7 +181,8 @@ class Pings:
         asked = self._asked.pop(number, None)
         if asked is not None:
             track = asked.track
-            asked.done(Result(False, f"{track.target}: no answer within {track.timeout_s:g} s"))
+            text = f"{track.target}: no answer within {track.timeout_s:g} s"
+            asked.done(Result(False, text, took_s=track.timeout_s))
 
     def _read(self, family: int) -> None:
         for _ in range(READS_MAX):
@@ -209,5 +210,6 @@ class Pings:
         del self._asked[number]
         assert asked.timer is not None
         asked.timer.cancel()
-        took_ms = (self._loop.time() - asked.sent_at) * 1e3
-        asked.done(Result(True, f"{asked.track.target}: answered in {took_ms:.1f} ms"))
+        took_s = self._loop.time() - asked.sent_at
+        text = f"{asked.track.target}: answered in {took_s * 1e3:.1f} ms"
+        asked.done(Result(True, text, took_s=took_s))

@@ -199,7 +199,9 @@ class _Run:
 
     def _result(self, ok: bool, text: str) -> Result:
         lines = printable(self._output)[-OUTPUT_LINES_MAX:]
-        return Result(ok, f"{text}: {lines[-1]}" if lines else text, output=tuple(lines))
+        text = f"{text}: {lines[-1]}" if lines else text
+        took_s = self._scripts.loop.time() - self._started_at
+        return Result(ok, text, output=tuple(lines), took_s=took_s)
 
     def _done(self, result: Result | None) -> None:
         self._cancel_timers()

@@ -27,6 +27,7 @@ from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
+from carp_fast.engine._tallies import Tallies
 from carp_fast.pump.facts import PumpFacts
 from tests.support.asked import EngineOrders, KnownNetwork, KnownProblems
 from tests.support.segment import (
@@ -77,6 +78,10 @@ class ScenePump:
 
     def snapshot_interfaces(self, count: int, first: int = 0) -> SceneSnapshot:
         return SceneSnapshot(self.engine, 0, 1)
+
+    def tally(self, tallies: Tallies, first: int = 0, count: int = 0) -> None:
+        if count:  # with the figures
+            self.engine.tally(tallies, NOW_NS, first, count)
 
 
 class Scene:

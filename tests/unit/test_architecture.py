@@ -67,6 +67,7 @@ PACKAGES: tuple[str, ...] = (
     "pump",
     "config",
     "control",
+    "metrics",
     "bpf",
     "net",
     "simulate",
@@ -101,6 +102,8 @@ LIBRARIES: dict[str, set[str]] = {
     }
     | {"cli.check", "cli.sink", "cli.trial", "cli.terminal", "cli.conflicts", "cli.flood_options"},
     "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
+    "h11": {"metrics.connection"},
+    "prometheus_client": {"metrics.collector"},
     "pyroute2": {
         "net.monitor",
         "net.addresses",

@@ -265,7 +265,8 @@ FILE_FAULTS = {
         'control_socket = "run.sock"\nstate_directory = 1\nreceive = "tape"\npump = "fork"\n'
         'notify = "say"\nannounce_rate = 0\nhook_concurrency = 0\n'
         "hook_timeout_s = 0\ndigest_grace_s = inf\nmaintenance_rate = 0\n"
-        'secret_key_file = "none"\nmetrics = "127.0.0.1:9112"\nrecieve = "auto"\nadvskew = 1\n',
+        'secret_key_file = "none"\nmetrics = 9112\n'
+        'metrics_detail = "most"\nmetrics_public = 1\nrecieve = "auto"\nadvskew = 1\n',
         [
             'FILE: daemon: control_socket = "run.sock": must be an absolute path',
             "FILE: daemon: state_directory = 1: must be an absolute path",
@@ -279,7 +280,10 @@ FILE_FAULTS = {
             "FILE: daemon: hook_timeout_s = 0: must be a number of seconds from 0.01 to 86400",
             "FILE: daemon: digest_grace_s = inf: must be a number of seconds from 0 to 86400",
             "FILE: daemon: maintenance_rate = 0: must be an integer from 1 to 100000",
-            f'FILE: daemon: metrics = "127.0.0.1:9112": {LATER}leave the key out',
+            'FILE: daemon: metrics = 9112: must be an address and port such as "127.0.0.1:9112" or'
+            ' "[::1]:9112", or an absolute path',
+            'FILE: daemon: metrics_detail = "most": must be "interface" or "exceptional" or "full"',
+            "FILE: daemon: metrics_public = 1: must be true or false",
             'FILE: daemon: recieve = "auto": unknown key; the nearest known one is receive',
             "FILE: daemon: advskew = 1: unknown key here; it belongs in [defaults] or "
             "[[virtual_host]]",

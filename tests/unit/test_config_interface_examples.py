@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carp_fast.config.load import Announce, ConfigurationError, Daemon, Settings, load
+from carp_fast.config.model import MetricsAddress
 from tests.support.configurations import read, warning_lines, write
 
 EXAMPLE = """
@@ -42,7 +43,6 @@ interface = "vlan[100-163]"       # a number range in brackets; a list also work
 vhid = "1-255"
 addresses = ["{10.64.0.1+index}/32"]
 """
-NOT_BUILT = 'metrics = "127.0.0.1:9112"'
 HOST = """
 [[virtual_host]]
 interface = "eth0"
@@ -52,11 +52,11 @@ addresses = "192.0.2.10/24"
 PASSPHRASE = "[defaults]\npassphrase = 'k3Jx9QpL2mZt'\n"
 
 
-def test_the_documented_example_where_it_is_built(tmp_path: Path) -> None:
+def test_the_documented_example(tmp_path: Path) -> None:
     write(tmp_path, "k3Jx9QpL2mZt\n", "secret")
-    configuration = read(tmp_path, EXAMPLE.replace(NOT_BUILT, ""))
+    configuration = read(tmp_path, EXAMPLE)
     hosts = configuration.virtual_hosts
-    assert configuration.daemon == Daemon()
+    assert configuration.daemon == Daemon(metrics=MetricsAddress("127.0.0.1", 9112))
     assert configuration.files == (configuration.path,) == (tmp_path / "carp.toml",)
     assert configuration.warnings == ()
     assert len(hosts) == 1 + 64 * 255
@@ -73,16 +73,6 @@ def test_the_documented_example_where_it_is_built(tmp_path: Path) -> None:
     assert hosts[0].settings.passphrase == hosts[1].settings.passphrase == b"k3Jx9QpL2mZt"
     assert hosts[0].settings.preempt is True
     assert str(hosts[1].settings.origin) == f"{tmp_path}/carp.toml:19: virtual_host[2]"
-
-
-def test_the_documented_example_names_what_is_not_built(tmp_path: Path) -> None:
-    write(tmp_path, "k3Jx9QpL2mZt\n", "secret")
-    with pytest.raises(ConfigurationError) as caught:
-        read(tmp_path, EXAMPLE)
-    assert [(fault.table, fault.key, fault.value) for fault in caught.value.faults] == [
-        ("daemon", "metrics", '"127.0.0.1:9112"'),
-    ]
-    assert all("not available in this version" in fault.text for fault in caught.value.faults)
 
 
 def test_keys_left_out_have_the_documented_defaults(tmp_path: Path) -> None:

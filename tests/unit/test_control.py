@@ -370,6 +370,7 @@ def test_a_slow_reader_is_dropped_and_told(
     assert received == list(range(len(received))), "what came before is whole and in order"
     assert str(raised.value).endswith(f"behind, {published - len(received)} are lost")
     served.wait_until(lambda: server.subscribers == 0)
+    assert server.status.events_dropped == published - len(received)
     with ControlClient(path).stream() as stream:
         served.call(lambda: server.publish({"n": 1}))
         assert stream.next_event(DEADLINE_S) == {"n": 1}
@@ -392,6 +393,7 @@ def test_a_reader_that_never_reads_is_cut_off(
 
         served.run(flood())
         served.wait_until(lambda: not server._clients)
+        assert server.status.events_dropped > 100
 
 
 def test_stop_writes_out_what_was_published_and_ends_the_streams(

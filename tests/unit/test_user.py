@@ -197,6 +197,20 @@ def test_a_directory_that_cannot_be_given_is_a_fault(directory: Path) -> None:
 
 
 @needs_privileges
+def test_the_directory_of_the_metrics_socket_is_one_of_these(directory: Path) -> None:
+    run, other = directory / "run", directory / "other"
+    for path, name in ((run, "metrics.sock"), (other, "strange")):
+        path.mkdir(mode=0o755)
+        (path / name).touch()
+    beside = configuration(directory, hosted(), metrics=str(run / "metrics.sock"))
+    assert list(faults_of(beside)) == []
+    apart = configuration(directory, hosted(), metrics=str(other / "metrics.sock"))
+    (fault,) = (each for each in faults_of(apart) if " metrics = " in each)
+    begin = f'{directory}/carp.toml: daemon: metrics = "{other}/metrics.sock": '
+    assert fault.startswith(f"{begin}daemon (uid {USER.pw_uid}) may not use {other}, and it holds")
+
+
+@needs_privileges
 def test_python_must_be_readable_for_the_user(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

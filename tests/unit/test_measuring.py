@@ -1,0 +1,170 @@
+"""What metrics are measured from: an engine with virtual hosts in every state, and the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from carp_fast.config.load import Configuration, Daemon
+from carp_fast.daemon import measuring
+from carp_fast.daemon.hooks import Hooks
+from carp_fast.daemon.measuring import Gathered, Measuring, Reloads
+from carp_fast.metrics.measured import Measured
+from carp_fast.net.interfaces import Interface
+from tests.support.scene import NOW_NS, Scene
+from tests.support.segment import SECOND_NS
+
+ETH0 = Interface("eth0", 7, b"\x02\0\0\0\0\x01", True, ())
+
+
+class Staged:
+    """A scene with a Measuring of it."""
+
+    def __init__(self, by_group: Mapping[str, int], demoted: list[str]) -> None:
+        self.scene = scene = Scene()
+        scene.network.now = {"eth0": ETH0}
+        self.passes = 0
+        scene.hosts.demotion_groups = cast("Any", SimpleNamespace(demoted=lambda: demoted))
+        opened = SimpleNamespace(
+            hosts=scene.hosts,
+            orders=scene.orders,
+            pump=scene.orders.pump,
+            network=scene.network,
+            reports=scene.problems,
+            maintenance=SimpleNamespace(state=None, demotion=0),
+            demotions=SimpleNamespace(by_group=lambda: by_group),
+            tracked=SimpleNamespace(judged=list),
+            receive=SimpleNamespace(path="ring"),
+            status=SimpleNamespace(control=lambda: None),
+        )
+        scene.orders.room_for = self.room_for
+        hooks = Hooks(asyncio.get_running_loop())
+        configuration = Configuration(Path("/x"), (), Daemon(), [], ())
+        self.measuring = Measuring(
+            cast("Any", opened), hooks, Reloads(True, 5.0), lambda: configuration
+        )
+
+    async def room_for(self, count: int) -> None:
+        self.passes += 1
+        await asyncio.sleep(0)
+
+    async def gather(self) -> Gathered:
+        return await self.measuring.gather()
+
+    def measured(self, gathered: Gathered, *, problems: bool = True) -> Measured:
+        return self.measuring.measured(gathered, problems=problems)
+
+
+@pytest.fixture(autouse=True)
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic_ns", lambda: NOW_NS)
+
+
+def measure(
+    *, problems: bool = True, by_group: Mapping[str, int] | None = None, demoted: Any = ()
+) -> Measured:
+    async def scenario() -> Measured:
+        made = Staged(by_group or {}, list(demoted))
+        made.scene.problems.wrong_digest_ns = {0: NOW_NS - SECOND_NS, 2: NOW_NS - 500 * SECOND_NS}
+        return made.measured(await made.gather(), problems=problems)
+
+    return asyncio.run(scenario())
+
+
+def test_an_interface_has_what_its_virtual_hosts_add_up_to() -> None:
+    (interface,) = measure().interfaces
+    assert (interface.name, interface.up) == ("eth0", True)
+    assert sum(interface.tallied.states.values()) == 6
+    assert interface.sources == {"4": True, "6": True}
+    assert interface.counters["advertisements_sent"] > 0
+    assert interface.foreign == 1
+
+
+def test_problems_are_named_by_words_of_a_closed_list() -> None:
+    problems = measure().problems
+    assert problems is not None
+    by_vhid: dict[int, set[str]] = {}
+    for interface, vhid, word in problems.rows:
+        assert interface == "eth0"
+        by_vhid.setdefault(vhid, set()).add(word)
+    assert "bad_auth" in by_vhid[42]
+    assert {"addresses", "demoted"} <= by_vhid[45]
+    assert "bad_auth" not in by_vhid.get(44, set()), "that was long ago"
+    assert problems.truncated == 0
+
+
+def test_problems_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = measure().problems
+    assert every is not None
+    monkeypatch.setattr(measuring, "PROBLEMS_MAX", 2)
+    some = measure().problems
+    assert some is not None
+    assert some.rows == every.rows[:2]
+    assert some.truncated == len(every.rows) - 2 > 0
+
+
+def test_without_that_detail_there_are_no_problems() -> None:
+    assert measure(problems=False).problems is None
+
+
+def test_demotions_are_by_group_and_reason() -> None:
+    found = measure(by_group={"": 5, "lan": 7}, demoted=["wan"]).demotions
+    assert found == {
+        ("", "operator"): 5,
+        ("", "maintenance"): 0,
+        ("lan", "operator"): 7,
+        ("wan", "group"): 240,
+    }
+
+
+def test_requests_at_the_same_time_share_one_pass() -> None:
+    async def scenario() -> None:
+        made = Staged({}, [])
+        first, second = await asyncio.gather(made.gather(), made.gather())
+        assert first is second
+        passes = made.passes
+        assert await made.gather() is not first
+        assert made.passes == 2 * passes
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_is_given_up_does_not_end_the_pass_of_another() -> None:
+    async def scenario() -> None:
+        made = Staged({}, [])
+        given_up = asyncio.ensure_future(made.gather())
+        kept = asyncio.ensure_future(made.gather())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert (await kept).names == ["eth0"]
+
+    asyncio.run(scenario())
+
+
+def test_rows_leave_out_virtual_hosts_that_have_changed_since() -> None:
+    async def scenario() -> None:
+        made = Staged({}, [])
+        gathered = await made.gather()
+        rows = made.measuring.rows(gathered)
+        every = [row for part in rows for row in part]
+        assert [vhid for _, vhid, _, _ in every] == [42, 43, 44, 45, 46, 47]
+        made.scene.hosts.hosts[1] = None
+        made.scene.hosts.hosts[2] = made.scene.hosts.hosts[3]
+        assert [vhid for part in rows for _, vhid, _, _ in part] == [42, 45, 46, 47]
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_that_fails_keeps_the_time_of_the_last_that_did_not() -> None:
+    reloads = Reloads(at=5.0)
+    reloads.note(succeeded=False)
+    assert (reloads.succeeded, reloads.at) == (False, 5.0)
+    reloads.note(succeeded=True)
+    assert reloads.succeeded
+    assert reloads.at > 5.0
