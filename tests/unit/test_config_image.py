@@ -21,8 +21,10 @@ from carp_fast.config.model import (
     ControlGroup,
     Daemon,
     Group,
+    MetricsAddress,
     Origin,
     Settings,
+    User,
     VirtualHost,
 )
 from carp_fast.config.secrets import create_key, encrypt, read_key
@@ -46,6 +48,8 @@ SPECIAL: dict[Any, st.SearchStrategy[Any]] = {
     ),
     "announce_rate": st.builds(AnnounceRate, numbers, numbers, numbers),
     "control_group": st.none() | st.builds(ControlGroup, texts, st.none() | numbers),
+    "user": st.none() | st.builds(User, texts, numbers, numbers),
+    "metrics": st.none() | st.builds(MetricsAddress, texts, numbers, st.none() | paths),
 }
 OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: texts,
