@@ -42,7 +42,7 @@ def check(config: Path | None, quiet: bool) -> None:
     from carp_fast.config.load import ConfigurationError, load
     from carp_fast.control.client import daemon_pid
     from carp_fast.daemon.plan import plan, taken
-    from carp_fast.daemon.user import faults_of
+    from carp_fast.daemon.user import faults_of, plan_of
 
     try:
         configuration = load(config or DEFAULT_CONFIGURATION, without_credentials=True)
@@ -64,6 +64,8 @@ def check(config: Path | None, quiet: bool) -> None:
     if planned.ring_bytes:
         print_prose(f"memory: {planned.ring_bytes / (1 << 20):,.1f} MiB for frames received")
     print_prose(f"sent by: {planned.send}: {planned.send_reason}")
+    if user := plan_of(configuration):
+        print_prose(f"user: {user}")
     print_prose(f"not counted: {planned.uncounted}")
     for limit in planned.limits:
         print_prose(f"limit: {limit}")

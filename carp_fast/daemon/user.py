@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import carp_fast
 from carp_fast.config import accounts
-from carp_fast.config.model import Fault, as_shown
-from carp_fast.config.secrets import credentials_directory
-from carp_fast.config.tracks import FileTrack, ProcessTrack, ScriptTrack
+from carp_fast.config.model import Fault, User, as_shown
+from carp_fast.config.tracks import FileTrack, ProcessTrack
 from carp_fast.daemon.control_group import group_of
 from carp_fast.daemon.directories import Directory
 from carp_fast.daemon.privileges import Privileges, missing_for_drop
@@ -27,46 +26,81 @@ from carp_fast.daemon.sending import PACKET
 
 if TYPE_CHECKING:
     from carp_fast.config.load import Configuration, Daemon
-    from carp_fast.config.model import Settings, User
+    from carp_fast.config.model import Settings
 
 logger = logging.getLogger(__name__)
 
 ROOT = 0
+USUAL_USER = "carp-fast"
 STAYING = 'or daemon.user = "root"'
 PYTHON = (Path(os.__file__), Path(carp_fast.__file__))
 
+Directories = Sequence[tuple[str, Directory]]
+"""Those in which a daemon creates files, with the keys that name them."""
+
+
+class Obstacle(NamedTuple):
+    """What is configured and would not work as a user. `allowed`: instead; `key`: of [daemon]."""
+
+    text: str
+    allowed: str = ""
+    key: str = "user"
+
 
 def leave_root(configuration: Configuration, pid_file: Path | None) -> Privileges:
-    """Opens what only root may open, then becomes `daemon.user`, unless that is not set, or root.
+    """Opens what only root may open, then becomes `daemon.user`, unless that is root.
 
-    Raises StartError, also where something that is configured would not work as that user.
+    Without that key see leave_root_by_default(). Raises StartError, also where something that is
+    configured would not work as that user.
     """
     settings = configuration.daemon
     user = settings.user
-    if os.geteuid() != ROOT:
-        if user is not None and user.uid != os.geteuid():
-            text = f"only root can become another user; allowed: start as root, or as {user}"
-            raise StartError(str(_fault(configuration, "user", user.name, text)))
-        return Privileges(pid_file)
-    if user is None or user.uid == ROOT:
-        logger.info("stays root: daemon.user is %s", "not set" if user is None else user.name)
+    directories = _directories(settings)
+    if user is None:
+        if os.geteuid() == ROOT and usual_user() is None:
+            logger.info("stays root: daemon.user is not set, and there is no user %s", USUAL_USER)
+        return leave_root_by_default(configuration, pid_file, directories)
+    if os.geteuid() != ROOT and user.uid != os.geteuid():
+        text = f"only root can become another user; allowed: start as root, or as {user}"
+        raise StartError(str(_fault(configuration, "user", user.name, text)))
+    if user.uid in (ROOT, os.geteuid()):
         return Privileges(pid_file)
     if found := list(faults(configuration)):
         raise StartError("\n".join(map(str, found)))
-    with contextlib.ExitStack() as stack:
-        privileges = stack.enter_context(Privileges(pid_file))
-        for key, directory in _not_usable(settings, user):
-            try:
-                directory.give(user)
-            except OSError as error:
-                text = f"{directory.path} cannot be given to {user}: {error.strerror}"
-                raise StartError(str(_fault(configuration, key, None, text))) from error
-        privileges.drop_to(user, groups=_groups(settings, user), bpf=_uses_bpf(settings))
-        logger.info("became %s", user)
-        if not has_functions(configuration):
-            privileges.confine(directory.path for _, directory in _directories(settings))
-        stack.pop_all()
-    return privileges
+    if (obstacle := _give(directories, configuration, user)) is not None:
+        raise StartError(str(_fault(configuration, obstacle.key, None, obstacle.text)))
+    return _become(user, configuration, pid_file, directories)
+
+
+def leave_root_by_default(
+    configuration: Configuration, pid_file: Path | None = None, directories: Directories = ()
+) -> Privileges:
+    """Becomes the user `carp-fast`, if this is a process of root and there is such a user.
+
+    Where something prevents that it stays root, and logs what. Raises StartError if the kernel
+    refuses what was found to be possible.
+    """
+    user = usual_user()
+    if user is None or os.geteuid() != ROOT:
+        return Privileges(pid_file)
+    why = _reason(list(_obstacles_by_default(configuration, user, directories)))
+    if why is None and (obstacle := _give(directories, configuration, user)) is not None:
+        why = obstacle.text
+    if why is not None:
+        logger.info("stays root and does not become %s: %s", user, why)
+        return Privileges(pid_file)
+    return _become(user, configuration, pid_file, directories)
+
+
+def usual_user() -> User | None:
+    """The user that a daemon of root becomes if the configuration names none; None: there is none.
+
+    Only one in /etc/passwd: others are looked up by servers that may not answer.
+    """
+    if accounts.local_user_number(USUAL_USER) in (None, ROOT):
+        return None
+    found = accounts.user_named(USUAL_USER)
+    return None if found is None else User(found.pw_name, found.pw_uid, found.pw_gid)
 
 
 def faults_of(configuration: Configuration) -> Iterator[str]:
@@ -79,54 +113,109 @@ def faults_of(configuration: Configuration) -> Iterator[str]:
         yield from map(str, faults(configuration))
 
 
+def plan_of(configuration: Configuration) -> str | None:
+    """Which user a daemon of root is by default, and why; None where there is nothing to tell.
+
+    That is: the key is set, there is no usual user, or this process is not root.
+    """
+    user = usual_user()
+    if configuration.daemon.user is not None or user is None or os.geteuid() != ROOT:
+        return None
+    directories = _directories(configuration.daemon)
+    why = _reason(list(_obstacles_by_default(configuration, user, directories)))
+    return str(user) if why is None else f"root, and not {user}: {why}"
+
+
 def faults(configuration: Configuration) -> Iterator[Fault]:
     """What is configured and would not work as `daemon.user`, for a process of root."""
     user = configuration.daemon.user
     assert user is not None
-
-    def fault(text: str, key: str = "user") -> Fault:
+    for text, allowed, key in _obstacles(configuration, user, _directories(configuration.daemon)):
         value = user.name if key == "user" else str(getattr(configuration.daemon, key))
-        return _fault(configuration, key, value, text)
+        instead = f"; allowed: {allowed}, {STAYING}" if allowed else ""
+        yield _fault(configuration, key, value, f"{text}{instead}")
 
+
+def _obstacles(
+    configuration: Configuration, user: User, directories: Directories
+) -> Iterator[Obstacle]:
     if missing := missing_for_drop():
-        yield fault(f"{' and '.join(missing)} missing; allowed: grant them, {STAYING}")
+        yield Obstacle(f"{' and '.join(missing)} missing", "grant them")
         return
     for text in needs_root(configuration):
-        yield fault(f"{text}; allowed: a configuration without that, {STAYING}")
+        yield Obstacle(text, "a configuration without that")
     try:
         with acting_as(user, _groups(configuration.daemon, user)):
             unreadable = [path for path in (*PYTHON, *_files(configuration)) if not _readable(path)]
-        barred = _not_usable(configuration.daemon, user)
+        barred = _not_usable(directories, configuration, user)
     except OSError as error:  # such as in a user namespace that has no other user
-        yield fault(
-            f"cannot become {user}: {error.strerror}; allowed: a user who exists, {STAYING}"
-        )
+        yield Obstacle(f"cannot become {user}: {error.strerror}", "a user who exists")
         return
     for path in unreadable:
-        yield fault(f"{user} may not read {path}; allowed: a user who may, {STAYING}")
+        yield Obstacle(f"{user} may not read {path}", "a user who may")
     for key, directory in barred:
         if why := directory.not_given():
-            yield fault(f"{user} may not use {directory.path}, and {why}", key)
+            yield Obstacle(f"{user} may not use {directory.path}, and {why}", key=key)
+
+
+def _obstacles_by_default(
+    configuration: Configuration, user: User, directories: Directories
+) -> Iterator[Obstacle]:
+    """Also what would work, but with fewer rights than it has had, without being asked for."""
+    if has_functions(configuration):
+        yield Obstacle("hooks that are functions run in the daemon, and may need root")
+    yield from _obstacles(configuration, user, directories)
+
+
+def _reason(obstacles: Sequence[Obstacle]) -> str | None:
+    """The first one, and how many follow."""
+    if not obstacles:
+        return None
+    return obstacles[0].text + (f" (and {len(obstacles) - 1} more)" if obstacles[1:] else "")
 
 
 def needs_root(configuration: Configuration) -> Iterator[str]:
-    """What is configured and needs root whenever it is used, a line for each kind."""
-    hooks = {target for each in _settings(configuration) for target in (each.up, each.down)}
-    programs = sorted(each for each in hooks if each is not None and each.startswith("/"))
-    scripts = [each.name for each in configuration.tracks if isinstance(each, ScriptTrack)]
+    """What is configured and needs root whenever it is used, a line for each kind.
+
+    Programs do not: the privileged helper starts them.
+    """
     processes = [
         each.name
         for each in configuration.tracks
         if isinstance(each, ProcessTrack) and each.executable is not None
     ]
-    if programs:
-        yield f"hooks run as root, as {programs[0]}"
-    if configuration.daemon.notify is not None:
-        yield f"notify runs as root, {configuration.daemon.notify}"
-    if scripts:
-        yield f"scripts of tracks run as root, as that of {scripts[0]}"
     if processes:
         yield f"only root sees what a process executes, as the track {processes[0]} wants"
+
+
+def _give(directories: Directories, configuration: Configuration, user: User) -> Obstacle | None:
+    """Gives a user the directories that it may not use; if one cannot be given, none is."""
+    given: list[Directory] = []
+    for key, directory in _not_usable(directories, configuration, user):
+        try:
+            directory.give(user)
+        except OSError as error:
+            for each in given:
+                with contextlib.suppress(OSError):
+                    each.give(User("root", ROOT, ROOT))
+            text = f"{directory.path} cannot be given to {user}: {error.strerror}"
+            return Obstacle(text, key=key)
+        given.append(directory)
+    return None
+
+
+def _become(
+    user: User, configuration: Configuration, pid_file: Path | None, directories: Directories
+) -> Privileges:
+    settings = configuration.daemon
+    with contextlib.ExitStack() as stack:
+        privileges = stack.enter_context(Privileges(pid_file))
+        privileges.drop_to(user, groups=_groups(settings, user), bpf=_uses_bpf(settings))
+        logger.info("became %s", user)
+        if not has_functions(configuration):
+            privileges.confine(directory.path for _, directory in directories)
+        stack.pop_all()
+    return privileges
 
 
 def _fault(configuration: Configuration, key: str, value: str | None, text: str) -> Fault:
@@ -164,8 +253,7 @@ def _uses_bpf(settings: Daemon) -> bool:
     return settings.send != PACKET or settings.receive in ("auto", RING, TCX)
 
 
-def _directories(settings: Daemon) -> list[tuple[str, Directory]]:
-    """The directories in which a daemon creates files, with the keys that name them."""
+def _directories(settings: Daemon) -> Directories:
     sockets = [("control_socket", settings.control_socket)]
     if settings.metrics is not None and settings.metrics.path is not None:
         sockets.append(("metrics", settings.metrics.path))
@@ -178,10 +266,10 @@ def _directories(settings: Daemon) -> list[tuple[str, Directory]]:
     return [("state_directory", Directory(settings.state_directory)), *places]
 
 
-def _not_usable(settings: Daemon, user: User) -> list[tuple[str, Directory]]:
-    """Those of these directories that the user may not use as they are."""
-    with acting_as(user, _groups(settings, user)):
-        return [(key, each) for key, each in _directories(settings) if not each.is_usable()]
+def _not_usable(directories: Directories, configuration: Configuration, user: User) -> Directories:
+    """Those of these directories that the user may not use as they are. Raises OSError."""
+    with acting_as(user, _groups(configuration.daemon, user)):
+        return [(key, each) for key, each in directories if not each.is_usable()]
 
 
 def _settings(configuration: Configuration) -> list[Settings]:
@@ -196,14 +284,8 @@ def has_functions(configuration: Configuration) -> bool:
 
 
 def _files(configuration: Configuration) -> list[Path]:
-    """The files that a daemon reads again: at a reload, and for tracks."""
-    included = [each.parent for each in configuration.files[1:]]  # patterns look through these
-    found = [*configuration.files, *included, *configuration.ended]
-    if configuration.daemon.secret_key_file is not None:
-        found.append(configuration.daemon.secret_key_file)
-    credentials = credentials_directory()
-    if credentials is not None and credentials.is_dir():
-        found += credentials.iterdir()
+    """The files that tracks read; the helper has those of the configuration read."""
+    found = []
     for track in configuration.tracks:
         if isinstance(track, FileTrack):
             found.append(Path(track.path))

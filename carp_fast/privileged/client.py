@@ -162,7 +162,11 @@ class PrivilegedHelper(Closing):
         self.ended = self.ended or "closed"
 
     def _kill(self) -> None:
-        with contextlib.suppress(PermissionError):  # where this process is not root any more
+        """Kills it and waits; where this process is not root any more, it only waits.
+
+        As our end of the socket is closed, it ends in any case.
+        """
+        with contextlib.suppress(PermissionError):
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
@@ -182,11 +186,9 @@ class PrivilegedHelper(Closing):
             return
         self._disconnect()
         if why is not None:
-            self._process.kill()
+            self._kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(
-                END_S
-            )  # its end of the socket is closed: it has ended, or is about to
+            self._process.wait(END_S)  # our end of the socket is closed: it is about to end
         status = self._process.returncode
         self.ended = why or ("still running" if status is None else ending(status))
         logger.warning(
@@ -272,7 +274,7 @@ class PrivilegedHelper(Closing):
         return True
 
     def _on_garbled(self, error: MessageError) -> None:
-        self._on_end(f"killed, as it sent what is no message: {error}")
+        self._on_end(f"given up, as it sent what is no message: {error}")
 
     def _on_reply(self, reply: Reply, descriptors: list[int]) -> None:
         if isinstance(reply, Exited | Failed):

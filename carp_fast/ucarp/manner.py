@@ -25,8 +25,8 @@ from carp_fast.daemon.hooks import Done
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, hook_for
 from carp_fast.daemon.plan import interface_facts
-from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import StartError, require_capabilities
+from carp_fast.daemon.user import leave_root_by_default
 from carp_fast.inet import address_bytes
 from carp_fast.privileged import rows, table
 from carp_fast.privileged import start as helpers
@@ -84,10 +84,12 @@ def run(
         for number in EXIT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
     configuration = configuration_of(host)
-    helper = open_helper(partial(start_helper, host, named))
-    if helper is not None:
-        helper.use_first(configuration)
-    with Privileges() as privileges:
+    with contextlib.ExitStack() as stack:
+        helper = open_helper(partial(start_helper, host, named))
+        if helper is not None:
+            stack.enter_context(helper)
+            helper.use_first(configuration)
+        privileges = stack.enter_context(leave_root_by_default(configuration))
         launch(
             configuration,
             lambda loop: Ucarp(

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ from tests.support.daemons import (
     start_daemon,
     write_configuration,
 )
-from tests.support.dropped import EVERYTHING, USER, assert_dropped, public_python
+from tests.support.dropped import (
+    EVERYTHING,
+    USER,
+    assert_dropped,
+    public_python,
+    statuses,
+    with_usual_user,
+)
+from tests.support.programs import script
 from tests.support.users import ALICE, READERS, User, connected_as, program_as, public_directory
 
 pytestmark = pytest.mark.root
@@ -41,20 +49,28 @@ def directory() -> Iterator[Path]:
 
 
 def configure(
-    directory: Path, *tables: Mapping[str, Any], name: str = "a", advskew: int = 0, **daemon: Any
+    directory: Path,
+    *tables: Mapping[str, Any],
+    name: str = "a",
+    advskew: int = 0,
+    tracks: Sequence[Mapping[str, Any]] = (),
+    **daemon: Any,
 ) -> Path:
-    """Writes a configuration that the user can read, with directories of its own."""
+    """Writes a configuration with directories of its own; a key that is None is left out."""
     keys = {
         "user": USER.pw_name,
         "control_socket": str(directory / f"{name}-run" / "control.sock"),
         "state_directory": str(directory / f"{name}-state"),
         **daemon,
     }
-    defaults = {"advskew": advskew, "dead_ratio": 1, "preempt": True}
-    path = write_configuration(directory, name, tables or [TABLE], defaults=defaults, daemon=keys)
-    os.chown(path, -1, USER.pw_gid)
-    path.chmod(0o640)
-    return path
+    return write_configuration(
+        directory,
+        name,
+        tables or [TABLE],
+        defaults={"advskew": advskew, "dead_ratio": 1, "preempt": True},
+        daemon={key: value for key, value in keys.items() if value is not None},
+        tracks=tracks,
+    )
 
 
 def started(host: Host, path: Path, *arguments: str) -> RunningDaemon:
@@ -99,7 +115,7 @@ def test_a_reload_needs_only_what_is_still_allowed(
     lab_factory: Callable[..., Lab], directory: Path
 ) -> None:
     """Another family, unicast peers, and an interface that comes later."""
-    a, _ = lab_factory(hosts=("a", "b"), segments=1).hosts
+    a, _ = lab_factory(hosts=("a", "b"), segments=1, ipv6=True).hosts
     daemon = started(a, configure(directory))
     daemon.wait_state("MASTER", STATE_S)
     six = {"interface": "s1", "vhid": 41, "addresses": ["fd00::41/64"], "hold": "address"}
@@ -111,7 +127,7 @@ def test_a_reload_needs_only_what_is_still_allowed(
     done = daemon.reload()
     assert (done["added"], done["kept"]) == (4, 40)
     daemon.wait_state("MASTER", STATE_S, [("s1", 41), ("s1", 42), ("s1", 44)])
-    assert ("s1", "fd00::41") in a.addresses()
+    assert "fd00::41/64" in a.run(["ip", "-6", "addr", "show", "dev", "s1"]).stdout
     assert daemon.states()["later", 43] == "INIT"
     a.run(["ip", "link", "add", "later", "type", "veth", "peer", "name", "other"])
     a.run(["ip", "addr", "add", "10.9.0.1/24", "dev", "later"])
@@ -129,8 +145,10 @@ def test_a_reload_that_would_need_root_again_changes_nothing(
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
     daemon = started(a, configure(directory))
-    configure(directory, {**TABLE, "up": "/bin/true", "advskew": 7})
-    with pytest.raises(ControlError, match=r"hooks run as root, as /bin/true; allowed: a restart"):
+    tracked = {**TABLE, "track": ["t"], "advskew": 7}
+    track = {"name": "t", "kind": "process", "executable": "/bin/true"}
+    configure(directory, tracked, tracks=[track])
+    with pytest.raises(ControlError, match=r"what a process executes, .*; allowed: a restart"):
         daemon.reload()
     (directory / "mine.py").write_text("def up(event):\n    pass\n")
     configure(directory, {**TABLE, "up": "json:loads", "advskew": 7})
@@ -140,8 +158,99 @@ def test_a_reload_that_would_need_root_again_changes_nothing(
             daemon.reload()
     assert daemon.virtual_host("s1", 1)["advskew"] == 0
     path = configure(directory)
-    path.chmod(0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
     assert daemon.reload()["kept"] == 40  # the helper's loader reads it, as root
+
+
+def recorder(directory: Path, name: str, then: str = "") -> str:
+    """A program that writes down which user and capabilities it has."""
+    return script(
+        directory / name,
+        f"""
+        file={directory}/{name}-ran
+        {{ id -u; grep -E 'CapEff|NoNewPrivs' /proc/self/status; }} > $file.new
+        mv $file.new $file
+        {then}""",
+    )
+
+
+def test_programs_run_as_root_from_a_daemon_that_is_not(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    """Also those that come with a reload; each of them could be read by root alone."""
+    a, _ = lab_factory(segments=1).hosts
+    up, down, check = (recorder(directory, name) for name in ("up", "down", "check"))
+    notify = recorder(directory, "notify", "exec cat > /dev/null")
+    track = {"name": "t", "kind": "script", "script": [check], "interval_s": 0.2}
+    host = {**TABLE, "vhid": 1, "addresses": ["10.1.1.1/32"], "track": ["t"]}
+    path = configure(directory, {**host, "up": up}, tracks=[track], notify=notify)
+    for each in (up, down, check, notify):
+        Path(each).chmod(0o700)
+    daemon = started(a, path)
+    daemon.wait_log("up .*: exit status 0 after", STATE_S)
+    assert_dropped(daemon.process.pid, EVERYTHING, [USER.pw_gid])
+    configure(directory, {**host, "down": down}, tracks=[track], notify=notify)
+    daemon.reload()
+    daemon.client.request("demote", amount=20, reason="test")  # no other host takes over
+    assert daemon.stop() == 0
+    expected = ["0", *Path("/proc/self/status").read_text().splitlines()]
+    expected = [each for each in expected if re.match("0|CapEff|NoNewPrivs", each)]
+    for name in ("up", "down", "check", "notify"):
+        assert (directory / f"{name}-ran").read_text().splitlines() == expected, name
+
+
+def test_without_the_key_it_becomes_the_usual_user_or_tells_why_not(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    pid_file = directory / "a-run" / "pid"
+    lacking = ["setpriv", "--bounding-set=-setuid"]
+    for program, log in (
+        ([], f"became carp-fast .uid {USER.pw_uid}"),
+        (lacking, "stays root and does not become carp-fast .*: CAP_SETUID missing"),
+        ([], f"became carp-fast .uid {USER.pw_uid}"),
+    ):
+        path = configure(directory, user=None)
+        words = [*public_python(), *with_usual_user(directory), *program, *CARP_FAST]
+        daemon = start_daemon(a, path, program=words, arguments=["--pid-file", str(pid_file)])
+        daemon.wait_log(log, 10)
+        daemon.wait_state("MASTER", STATE_S)
+        assert int(pid_file.read_text()) == daemon.process.pid
+        if program:
+            assert threads_are_of(daemon.process.pid) == {0}
+        else:
+            assert_dropped(daemon.process.pid, EVERYTHING, [USER.pw_gid])
+        assert daemon.reload()["kept"] == 40
+        assert daemon.stop() == 0
+        assert not pid_file.exists()
+        path.with_suffix(".log").unlink()
+
+
+def threads_are_of(pid: int) -> set[int]:
+    return {int(each["Uid"].split()[0]) for each in statuses(pid)}
+
+
+def test_ucarp_becomes_the_usual_user_and_its_scripts_run_as_root(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    secret = directory / "secret"
+    secret.write_text("interop-4Tz8Wq\n")
+    secret.chmod(0o600)
+    up, down = recorder(directory, "up"), recorder(directory, "down")
+    words = f"ucarp -i s1 -s {a.address(1)} -v 1 -a 10.1.1.1 -r 1 -z -u {up} -d {down}"
+    program = [*public_python(), *with_usual_user(directory), *CARP_FAST]
+    argv = [*program, *words.split(), "-o", str(secret)]
+    process = a.start(argv, log=directory / "log")
+    wait_for((directory / "up-ran").exists, STATE_S, "the up script")
+    assert_dropped(process.pid, EVERYTHING - {Capability.BPF}, [USER.pw_gid])
+    process.signal(signal.SIGUSR1)
+    wait_for(lambda: "MASTER on s1 id 1" in process.output(), STATE_S, "its state")
+    (directory / "down-ran").unlink()  # of the start
+    process.signal(signal.SIGTERM)
+    assert process.wait(STATE_S) == 0
+    for name in ("up", "down"):
+        assert (directory / f"{name}-ran").read_text().splitlines()[0] == "0"
 
 
 def test_what_it_keeps_is_there_at_the_next_start_of_the_user_and_of_root(
@@ -250,14 +359,14 @@ def test_tracks_go_on_as_the_user(lab_factory: Callable[..., Lab], directory: Pa
     number.write_text("7\n")
     pid.write_text(f"{os.getpid()}\n")
     listener = socket.create_server(("127.0.0.1", 0))
-    path = configure(directory, {**TABLE, "track": ["file", "process", "ping", "link"]})
     tracks = [
         {"name": "file", "kind": "file", "path": str(number), "demotion": 240},
         {"name": "process", "kind": "process", "pid_file": str(pid), "demotion": 3},
         {"name": "ping", "kind": "ping", "target": "10.1.0.2", "demotion": 3},
         {"name": "link", "kind": "interface", "interface": "s1", "demotion": 3},
     ]
-    path.write_text(path.read_text() + "".join(map(table_of, tracks)))
+    names = [each["name"] for each in tracks]
+    path = configure(directory, {**TABLE, "track": names}, tracks=tracks)
     with closing(listener):
         daemon = started(a, path)
 
@@ -271,18 +380,15 @@ def test_tracks_go_on_as_the_user(lab_factory: Callable[..., Lab], directory: Pa
         wait_for(lambda: demotion() >= 12, 15, "the demotion of what does not answer")
 
 
-def table_of(track: Mapping[str, object]) -> str:
-    lines = [f"{key} = {value!r}" for key, value in track.items()]
-    return "\n".join(["[[track]]", *lines, ""])
-
-
 def test_check_and_run_say_the_same_of_a_user_that_is_no_good(
     lab_factory: Callable[..., Lab], directory: Path
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
-    path = configure(directory)
-    path.chmod(0o600)
-    unreadable = f"daemon (uid {USER.pw_uid}) may not read {path}; allowed: a user who may, or"
+    number = directory / "number"
+    number.touch(0o600)
+    track = {"name": "t", "kind": "file", "path": str(number)}
+    path = configure(directory, {**TABLE, "track": ["t"]}, tracks=[track])
+    unreadable = f"daemon (uid {USER.pw_uid}) may not read {number}; allowed: a user who may, or"
     lacking = ["setpriv", "--bounding-set=-setuid"]
     for program, text in (
         ([], unreadable),

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from carp_fast.capabilities import Capability
+from carp_fast.daemon.user import USUAL_USER
 
 USER = pwd.getpwnam("daemon")  # of every distribution; it has nothing
 EVERYTHING = {
@@ -42,6 +43,24 @@ def public_python() -> list[str]:
     mount -t tmpfs -o mode=0755 public {place}
     mkdir -p {kept}
     mount --move /mnt {kept}
+    exec "$@"
+    """
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+def with_usual_user(directory: Path) -> list[str]:
+    """The words before a command of root by which this host has a user carp-fast: USER's numbers.
+
+    /etc/passwd is another one in a mount namespace of its own.
+    """
+    passwd = directory / "passwd"
+    line = f"{USUAL_USER}:x:{USER.pw_uid}:{USER.pw_gid}::/nonexistent:/usr/sbin/nologin\n"
+    passwd.write_text(line + Path("/etc/passwd").read_text())  # the first name of a number counts
+    passwd.chmod(0o644)
+    script = f"""
+    set -e
+    mount --make-rprivate /
+    mount --bind {shlex.quote(str(passwd))} /etc/passwd
     exec "$@"
     """
     return ["unshare", "--mount", "sh", "-c", script, "sh"]

@@ -388,7 +388,26 @@ def test_a_helper_that_sends_what_is_no_message_is_killed(
         monkeypatch.setattr(client, "REPLIES", messages.REQUESTS)
         hooks = Hooks(asyncio.get_running_loop(), launcher=helper)
         assert (await result_of(hooks, hook("/bin/true"))).error is not None
-        assert helper.state.startswith("killed, as it sent what is no message")
+        assert helper.state.startswith("given up, as it sent what is no message")
+
+    stage.play(scene)
+
+
+def test_a_helper_that_a_daemon_without_root_cannot_kill_ends_by_itself(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.write('up = "/bin/true"')
+
+    def refuse(process: object) -> None:
+        raise PermissionError
+
+    async def scene(helper: PrivilegedHelper) -> None:
+        monkeypatch.setattr(client, "REPLIES", messages.REQUESTS)
+        monkeypatch.setattr("subprocess.Popen.kill", refuse)
+        hooks = Hooks(asyncio.get_running_loop(), launcher=helper)
+        assert (await result_of(hooks, hook("/bin/true"))).error is not None
+        assert helper.state.startswith("given up, as it sent what is no message")
+        assert helper._process.returncode == 0
 
     stage.play(scene)
 
