@@ -72,8 +72,8 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     Raises ConfigurationError and StartError before anything was changed.
     """
     inherit_nothing()
-    forbid_tracing()
     forbid_core_files()
+    forbid_tracing()
     share_memory()
     with ExitStack() as stack:
         helper = open_helper(take_started)

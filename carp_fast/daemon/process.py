@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+from pathlib import Path
 
 from carp_fast.capabilities import Capability, has_capability
 from carp_fast.errors import CarpFastError
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
 PR_SET_DUMPABLE = 4
+CORE_CONTENT = Path("/proc/self/coredump_filter")
 MAPPED_BYTES = 1 << 17  # larger blocks go back to the kernel as soon as they are freed
 
 
@@ -45,7 +47,13 @@ def forbid_tracing() -> None:
 
 
 def forbid_core_files() -> None:
-    """Sets RLIMIT_CORE to 0, for this process and the programs that it starts."""
+    """Sets RLIMIT_CORE to 0, for this process and the programs that it starts.
+
+    Should somebody raise it, a core file holds no memory. Takes effect before forbid_tracing(),
+    after which only root may write to the file.
+    """
+    with contextlib.suppress(OSError):
+        CORE_CONTENT.write_text("0")  # nothing of core(5)
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

@@ -26,6 +26,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -38,6 +39,15 @@ static inline int64_t clock_ns(clockid_t clock)
     struct timespec t;
     clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Leaves the pages of this memory out of core files. Where the kernel cannot, nothing is lost: there
+ * are no core files unless somebody wants them. */
+static inline void leave_out_of_cores(const void* memory, size_t length)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t start = (size_t)memory & ~(page - 1);
+    madvise((void*)start, (size_t)memory + length - start, MADV_DONTDUMP);
 }
 
 /* Arms a CLOCK_MONOTONIC timer for at_ns, 0 disarms. It uses the system call: libfaketime, which

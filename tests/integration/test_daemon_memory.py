@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from carp_fast.config.model import MAX_VIRTUAL_HOSTS
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from tests.support.daemons import start_daemon, write_configuration
 from tests.support.memory import found_in, traces_of
@@ -25,6 +27,7 @@ FIRST, SECOND = (
 )
 ALONE = {"dead_ratio": 1}
 DEADLINE_S = 20.0
+KEY_BYTES = 40  # two midstates of SHA-1
 NOBODY = 65534
 
 
@@ -98,6 +101,20 @@ def test_the_daemon_leaves_no_core_file_and_its_hooks_neither(
     [core] = [line.split()[4] for line in limits if line.startswith("Max core file size")]
     assert core == "0"
     assert core_files(a, daemon.process, tmp_path) == []
+
+
+def test_a_core_file_would_hold_no_memory_and_least_of_all_keys(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    """If somebody raised its limits: root can, while it runs."""
+    a, _ = lab_factory(segments=1).hosts
+    daemon = start_daemon(a, write_configuration(tmp_path, "a", [table()], defaults=ALONE))
+    process = Path(f"/proc/{daemon.process.pid}")
+    assert int((process / "coredump_filter").read_text(), 16) == 0
+    mappings = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", (process / "smaps").read_text())
+    without = [each for each in mappings if re.search(r"(?m)^VmFlags:.* dd\b", each)]
+    sizes = re.findall(r"(?m)^Size: +(\d+) kB$", "".join(without))
+    assert max(map(int, sizes)) * 1024 >= MAX_VIRTUAL_HOSTS * KEY_BYTES
 
 
 def test_another_process_of_the_same_user_cannot_read_the_daemons_memory(

@@ -16,8 +16,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
-    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
-    ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
+    Core, DONE, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADOPT, ORDER_ANNOUNCE,
+    ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
     ORDER_MARK, ORDER_OWN_SOURCE, ORDER_PREEMPT, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, ORDER_WITHHOLD,
     Order, RELEASED, Report, ORDER_TALLY, ORDER_TELL_GROUPS)
@@ -45,7 +45,7 @@ from carp_fast.pump._environment cimport (
 from carp_fast.pump._thread cimport (
     pthread_t, pump_forget, pump_thread, start_thread, wait_and_run, watch_budget)
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn, turn_add_receiver
-from carp_fast.engine._vhid cimport Address
+from carp_fast.engine._vhid cimport Address, VirtualHost
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -66,6 +66,7 @@ cdef extern from "system.h" nogil:
     ssize_t write(int fd, const void* data, size_t length)
     int close(int fd)
     int pthread_join(pthread_t thread, void** result)
+    void leave_out_of_cores(const void* memory, size_t length)
 
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
@@ -120,6 +121,8 @@ cdef class Pump:
         self.engine = Engine(report_capacity, int.from_bytes(os.urandom(8), "little"))
         self.reading = self.engine.core.reports.reports
         self.reading_mask = self.engine.core.reports.mask
+        # The digests' keys of all virtual hosts, but for those that are accepted besides.
+        leave_out_of_cores(self.engine.core.room, (MAX_VIRTUAL_HOSTS + 1) * sizeof(VirtualHost))
         if record:
             self.engine.record(record)
         self.waiting = deque()
