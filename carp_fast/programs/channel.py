@@ -56,6 +56,11 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
     carries: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What this message carries: `carries`, unless it says so itself."""
+        return self.carries
+
 
 class Received(NamedTuple):
     """A message and its file descriptors, which belong to the receiver from now on."""
@@ -200,16 +205,16 @@ class Channel(Closing):
         if not isinstance(message, kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise ChannelError(f"{type(message).__name__} in place of {wanted}: refused")
-        if descriptors != len(message.carries):
-            name, most = type(message).__name__, len(message.carries)
+        if descriptors != len(message.carried):
+            name, most = type(message).__name__, len(message.carried)
             raise ChannelError(f"{name} with {descriptors} descriptors in place of {most}: refused")
         return message
 
 
 def _encoded(message: Message, descriptors: Sequence[int]) -> bytes:
     name = type(message).__name__
-    if len(descriptors) != len(message.carries):
-        raise ValueError(f"{name} carries {len(message.carries)} descriptors")
+    if len(descriptors) != len(message.carried):
+        raise ValueError(f"{name} carries {len(message.carried)} descriptors")
     data = msgspec.msgpack.encode(message)
     if len(data) > MESSAGE_BYTES_MAX:
         raise ChannelError(f"{name} of {len(data)} bytes: allowed: {MESSAGE_BYTES_MAX}")
