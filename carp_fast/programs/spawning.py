@@ -142,6 +142,24 @@ def spawn_inheriting(
     return process
 
 
+def spawn_again(
+    arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """Starts a program in place of this one: with our standard descriptors, session and umask, and
+    with these descriptors, but with the priority and limits that this process began with.
+
+    Raises ChildError.
+    """
+    _keep_priority_to_ourselves()
+    try:
+        process = subprocess.Popen(arguments, env=environment, pass_fds=descriptors)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise _refused(arguments[0], error) from None
+    _make_ordinary(process.pid)
+    _restore_limits(process.pid)
+    return process
+
+
 def kill_group(process: subprocess.Popen[bytes], number: int) -> None:
     """Sends a signal to a program of spawn() and its children, except those that left its group.
 
