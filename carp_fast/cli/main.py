@@ -51,6 +51,7 @@ from carp_fast.cli.terminal import (
     writing,
 )
 from carp_fast.cli.tracks import track_lines
+from carp_fast.cli.upgrade import TIMEOUT_S, is_other_version, run_upgrade, upgrade
 from carp_fast.standard import discard_output
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ main.add_command(record)
 main.add_command(replay)
 main.add_command(flood)
 main.add_command(sink)
+main.add_command(upgrade)
 
 
 @main.command()
@@ -223,6 +225,11 @@ def _print_status(document: Status, problems: bool) -> None:
         f"(carp-fast {daemon.version}, pid {daemon.pid}, "
         f"running for {_age(daemon.started_at, now)})"
     )
+    if daemon.upgrades is not None:
+        last = daemon.upgrades
+        times = "once" if last.count == 1 else f"{last.count} times"
+        ago = _age(last.at, now)
+        print_prose(f"upgraded {times}, last from carp-fast {last.from_version} {ago} ago")
     if daemon.maintenance_state is not None:
         print_prose(in_maintenance(daemon.maintenance_state))
     if daemon.helper not in (None, HELPER_RUNS):
@@ -285,7 +292,14 @@ def _age(since: str, now: datetime) -> str:
     is_flag=True,
     help="Reload even if more than half of the MASTERs are removed or a file seems truncated.",
 )
-def reload(config: Path | None, control_socket: Path | None, force: bool) -> None:
+@click.option(
+    "--or-upgrade",
+    is_flag=True,
+    help="Upgrade instead if another version is installed than runs; it reloads, too.",
+)
+def reload(
+    config: Path | None, control_socket: Path | None, *, force: bool, or_upgrade: bool
+) -> None:
     """Reloads the configuration. Prints what changed.
 
     A reload that looks like an accident is refused and changes nothing: more than half of the
@@ -296,8 +310,12 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
     from carp_fast.control.documents import counts_text
     from carp_fast.control.protocol import ControlError
 
-    client = ControlClient(control_path(config, control_socket))
+    path = control_path(config, control_socket)
+    client = ControlClient(path)
     try:
+        if or_upgrade and is_other_version(client):
+            run_upgrade(path, TIMEOUT_S)
+            return
         done = client.reload(force=force)
     except ControlError as error:
         raise (Failure(*error.faults) if error.faults else failure(error)) from error

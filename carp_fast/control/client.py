@@ -27,6 +27,7 @@ from carp_fast.control.documents import (
     Reloaded,
     StateEvent,
     Status,
+    Upgraded,
 )
 from carp_fast.control.protocol import (
     CHUNK_BYTES,
@@ -45,6 +46,7 @@ from carp_fast.control.requests import (
     Request,
     StatusRequest,
     UndemoteRequest,
+    UpgradeRequest,
     YieldRequest,
 )
 
@@ -306,6 +308,10 @@ class ControlClient(Closing):
         """
         return self._ask(request, Maintenance)
 
+    def upgrade(self) -> Upgraded:
+        """Has the installed version take over from the running process; no role changes."""
+        return self._ask(UpgradeRequest(), Upgraded)
+
     def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """What the virtual hosts that match heard and decided lately."""
         return self._ask(RecordRequest(interface, vhid), RecordAnswer).recording
@@ -546,6 +552,10 @@ class AsyncControlClient:
     async def maintenance(self, request: MaintenanceRequest) -> Maintenance:
         """See ControlClient.maintenance."""
         return await self._ask(request, Maintenance)
+
+    async def upgrade(self) -> Upgraded:
+        """See ControlClient.upgrade."""
+        return await self._ask(UpgradeRequest(), Upgraded)
 
     async def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """See ControlClient.record."""

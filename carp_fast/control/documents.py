@@ -162,6 +162,20 @@ class ControlStatus(msgspec.Struct, frozen=True):
 HELPER_RUNS = "running"
 
 
+class UpgradesStatus(msgspec.Struct, frozen=True):
+    """The upgrades of a daemon: `count` since it was started, and of the last one: when, from which
+    version, and for how long nothing was sent.
+
+    `reload`: what the reload after it changed, or why it was refused; None: it is not over.
+    """
+
+    count: int
+    at: str
+    from_version: str
+    still_s: float
+    reload: str | None
+
+
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
@@ -172,6 +186,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     `maintenance_state`: None if it is in none; `maintenance_progress`: None if there was none in
     this run. `control`: None for a daemon without a control socket. `helper`: "running", or how the
     privileged helper ended; None for a daemon that was not started as root, which has none.
+    this run. `control`: None for a daemon without a control socket. `started_at` is before all
+    `upgrades`; None: there was none.
     """
 
     version: str
@@ -190,6 +206,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     maintenance_progress: MaintenanceProgress | None = None
     control: ControlStatus | None = None
     helper: str | None = None
+    upgrades: UpgradesStatus | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):
@@ -479,6 +496,19 @@ class Reloaded(Answer, frozen=True):
     seconds: float
     altered: int | None = None
     keys: list[str] = []
+
+
+class Upgraded(Answer, frozen=True):
+    """An upgrade: `pid` and `version` of the process that is the daemon now.
+
+    `seconds`: in all; `still_s`: of these nothing was sent, as seen by the former process.
+    """
+
+    pid: int
+    version: str
+    from_version: str
+    seconds: float
+    still_s: float
 
 
 def counts_text(

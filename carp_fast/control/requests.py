@@ -99,6 +99,10 @@ class PreemptRequest(Request, frozen=True, tag="preempt"):
     vhid: int
 
 
+class UpgradeRequest(Request, frozen=True, tag="upgrade"):
+    """Has the installed version of carp-fast take over from the running process."""
+
+
 class MaintenanceRequest(Request, frozen=True, tag="maintenance"):
     """Begins or ends maintenance, tells what beginning it would do ("plan"), or shows it.
 

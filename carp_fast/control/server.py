@@ -61,7 +61,7 @@ class Handler(NamedTuple):
     access: Access
 
 
-class ControlCounters(msgspec.Struct):
+class ControlCounters(msgspec.Struct, forbid_unknown_fields=True):
     """What the server did, and how often it hit its limits, since it was created."""
 
     requests: int = 0

@@ -14,26 +14,30 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
 from carp_fast.config import load as config
 from carp_fast.control.audit import INTERRUPTED, OK, log_change
+from carp_fast.control.documents import counts_text
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import RecordRequest
 from carp_fast.control.server import Answer, ControlServer
-from carp_fast.daemon import start
+from carp_fast.daemon import start, upgrade_state
 from carp_fast.daemon.control_group import group_of
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError, Hooks
 from carp_fast.daemon.host_log import HostLog
+from carp_fast.daemon.inheriting import Inheriting
 from carp_fast.daemon.manner import Controls, Manner, Own
 from carp_fast.daemon.measuring import Measuring
 from carp_fast.daemon.metrics import Metrics
 from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.orphans import reap_orphans
+from carp_fast.daemon.passing_on import PassingOn
 from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import (
     StartError,
@@ -45,9 +49,13 @@ from carp_fast.daemon.process import (
 )
 from carp_fast.daemon.reloader import Reloader
 from carp_fast.daemon.requests import Requests
+from carp_fast.daemon.succeeding import Succession
 from carp_fast.daemon.systemd import Systemd
-from carp_fast.daemon.table import MASTER, by_interface
+from carp_fast.daemon.table import MASTER, Places, by_interface
 from carp_fast.daemon.traces import Held
+from carp_fast.daemon.upgrade import UpgradeCommand
+from carp_fast.daemon.upgrade_process import start_successor
+from carp_fast.daemon.upgrade_state import Running
 from carp_fast.daemon.user import leave_root
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
@@ -69,30 +77,72 @@ HOOKS_DEADLINE_S = 35.0
 def run(path: Path, pid_file: Path | None = None) -> int:
     """Reads the configuration and runs until SIGTERM or SIGINT; returns the exit code.
 
-    Raises ConfigurationError and StartError before anything was changed.
+    A process that succeeds another daemon, see succeeding.py, runs what that one runs and reloads
+    afterwards. Raises ConfigurationError and StartError before anything was changed.
     """
     inherit_nothing()
     forbid_core_files()
     forbid_tracing()
     share_memory()
     with ExitStack() as stack:
-        helper = open_helper(take_started)
-        if helper is None:
-            configuration = config.load_settled(path)
-        else:
-            stack.enter_context(helper)
-            with refused_as_start_error():
-                configuration = helper.load_first(path)
-        require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
-        limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
-        privileges = stack.enter_context(leave_root(configuration, pid_file))
-        launch(
-            configuration,
-            lambda loop: Own(Hooks(loop, *limits, launcher=helper), HostLog(loop.call_later)),
-            privileges,
-            helper,
-        )
+        succession = Succession.from_environment()
+        if succession is None:
+            _run_from_files(stack, path, pid_file)
+            return 0
+        stack.enter_context(succession)
+        try:
+            _run_after(stack, succession, path, pid_file)
+        except Exception as error:  # whatever it is, the other daemon waits for the reason
+            raise succession.failed(error) from error
     return 0
+
+
+def _run_from_files(stack: ExitStack, path: Path, pid_file: Path | None) -> None:
+    helper, configuration = _loaded(stack, path)
+    _launch_own(stack, configuration, pid_file, helper)
+
+
+def _run_after(stack: ExitStack, succession: Succession, path: Path, pid_file: Path | None) -> None:
+    """Runs what the other daemon runs, once the files have been checked."""
+    helper, _ = _loaded(stack, path)
+    with succession.running() as memory:
+        running = upgrade_state.decode(memory.view, Running)
+    configuration = upgrade_state.configuration_of(running)
+    inheritance = Inheritance(succession, running.places)
+    _launch_own(stack, configuration, pid_file, helper, inheritance)
+
+
+def _loaded(stack: ExitStack, path: Path) -> tuple[PrivilegedHelper | None, config.Configuration]:
+    """The helper, if there is one, and the configuration of the files.
+
+    Raises ConfigurationError and StartError.
+    """
+    helper = open_helper(take_started)
+    if helper is None:
+        configuration = config.load_settled(path)
+    else:
+        stack.enter_context(helper)
+        with refused_as_start_error():
+            configuration = helper.load_first(path)
+    require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
+    return helper, configuration
+
+
+def _launch_own(
+    stack: ExitStack,
+    configuration: config.Configuration,
+    pid_file: Path | None,
+    helper: PrivilegedHelper | None,
+    inheritance: Inheritance | None = None,
+) -> None:
+    limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
+
+    def manner(loop: asyncio.AbstractEventLoop) -> Manner:
+        return Own(Hooks(loop, *limits, launcher=helper), HostLog(loop.call_later))
+
+    succeeds = inheritance is not None
+    privileges = stack.enter_context(leave_root(configuration, pid_file, succeeds=succeeds))
+    launch(configuration, manner, privileges, helper, inheritance)
 
 
 def open_helper(begin: Callable[[], Started | None]) -> PrivilegedHelper | None:
@@ -119,6 +169,7 @@ def launch(
     manner: Callable[[asyncio.AbstractEventLoop], Manner],
     privileges: Privileges,
     helper: PrivilegedHelper | None = None,
+    inheritance: Inheritance | None = None,
 ) -> None:
     """Runs a daemon on its own event loop until it is stopped. Raises StartError.
 
@@ -133,7 +184,8 @@ def launch(
         if helper is not None:
             helper.attach(runner.get_loop())
         made = manner(runner.get_loop())
-        runner.run(serve(configuration, made, systemd, privileges, helper))
+        serving = serve(configuration, made, systemd, privileges, helper, inheritance=inheritance)
+        runner.run(serving)
 
 
 async def serve(
@@ -142,8 +194,13 @@ async def serve(
     systemd: Systemd,
     privileges: Privileges,
     helper: PrivilegedHelper | None,
+    *,
+    inheritance: Inheritance | None = None,
 ) -> None:
-    """Starts, serves until stopped, resigns, ends. Raises StartError."""
+    """Starts, serves until stopped, resigns, ends. Raises StartError.
+
+    `inheritance`: from a daemon that this one succeeds, in place of a start.
+    """
     try:
         async with AsyncExitStack() as stack:
             if helper is not None:
@@ -152,7 +209,8 @@ async def serve(
             stack.callback(systemd.close)
             worker = Worker()
             stack.callback(worker.shutdown)
-            requests, feed, held = Requests(), Feed(), Held(None)
+            requests = Requests(wait=inheritance is not None)
+            feed, held = Feed(), Held(None)
             control: ControlServer | None = None
             if manner.leaves_traces:
                 held = Held(StateFile(configuration.daemon.state_directory, configuration.path))
@@ -160,7 +218,8 @@ async def serve(
                 control = ControlServer(
                     settings.control_socket, requests.handlers, group_of(settings)
                 )
-                await _start_control(control)
+                if inheritance is None:
+                    await _start_control(control)
                 stack.push_async_callback(control.stop)
                 feed.subscribe(control.publish)
                 feed.subscribe_tracks(control.publish_track)
@@ -174,6 +233,7 @@ async def serve(
                     feed,
                     privileges=privileges,
                     launcher=helper,
+                    succeeds=inheritance is not None,
                 )
             )
             stack.enter_context(requests)
@@ -194,11 +254,7 @@ async def serve(
             )
             if daemon.metrics is not None:
                 stack.push_async_callback(daemon.metrics.stop)
-            known = daemon.prepare()
-            privileges.pid.write()
-            daemon.run_pump()
-            stack.push_async_callback(daemon.leave)
-            await daemon.start(known)
+            await daemon.begin(stack, inheritance)
             await daemon.stopping.wait()
     except (LinkError, LimitReached, HookError) as error:
         raise StartError(str(error)) from error
@@ -211,11 +267,22 @@ async def _start_control(control: ControlServer) -> None:
         raise StartError(str(error)) from error
 
 
+async def _refuse(request: object) -> Answer:
+    raise ControlError("this daemon cannot be upgraded while it runs")
+
+
+class Inheritance(NamedTuple):
+    """What a daemon begins with that succeeds another one."""
+
+    succession: Succession
+    places: Places
+
+
 class Daemon:
     """A daemon whose sockets are open: its start, what it does while it serves, and its end.
 
-    serve() calls prepare, run_pump, start and leave, in this order. Setting `stopping` ends the
-    daemon.
+    begin() calls prepare, run_pump and start, in this order; for one that succeeds another daemon
+    inherit and succeed. leave() follows. Setting `stopping` ends the daemon.
     """
 
     def __init__(
@@ -253,8 +320,14 @@ class Daemon:
             privileges=privileges,
             helper=helper,
         )
+        self._control = control
+        self._privileges = privileges
+        self._farewell = ""  # once another process is the daemon
+        self._heir: Inheriting | None = None
+        self._upgrade: UpgradeCommand | None = None
         if control is not None:
             opened.status.control = lambda: control.status
+            self._upgrade = self._upgrades(control)
         if helper is not None:
             opened.status.helper = lambda: helper.state
         self.metrics = self._reloader.metrics = self._make_metrics()
@@ -276,6 +349,19 @@ class Daemon:
         measuring = Measuring(opened, hooks, reloader.outcome, lambda: reloader.configuration)
         return Metrics(measuring, opened.worker, opened.background)
 
+    async def begin(self, stack: AsyncExitStack, inheritance: Inheritance | None) -> None:
+        """Starts, or succeeds another daemon; has the stack leave in order once that is due."""
+        if inheritance is not None:
+            await self.inherit(inheritance)
+            stack.push_async_callback(self.leave)
+            await self.succeed()
+            return
+        known = self.prepare()
+        self._privileges.pid.write()
+        self.run_pump()
+        stack.push_async_callback(self.leave)
+        await self.start(known)
+
     # -- opened: an error changes nothing on the host
 
     def prepare(self) -> start.Known:
@@ -284,6 +370,12 @@ class Daemon:
         Returns what is known of their interfaces. Raises StartError, HookError, LimitReached and
         LinkError.
         """
+        self._handle_signals()
+        self._manner.on_starting()
+        return start.take_hosts(self._opened, self._configuration, self._held)
+
+    def _handle_signals(self) -> None:
+        """Handles signals from now on, and those that have arrived before."""
         loop = asyncio.get_running_loop()
         actions = self._manner.signals(self._controls)
         for number, action in actions.items():
@@ -291,8 +383,51 @@ class Daemon:
         for number in take_remembered():
             if number in actions:
                 loop.call_soon(actions[number])
-        self._manner.on_starting()
-        return start.take_hosts(self._opened, self._configuration, self._held)
+
+    async def inherit(self, inheritance: Inheritance) -> None:
+        """Prepares to succeed another daemon, and returns with its commit.
+
+        Until then an error or a signal ends this process, which has changed nothing. Raises
+        UpgradeError, StartError, HookError, LimitReached and LinkError.
+        """
+        assert self._control is not None
+        assert isinstance(self._manner, Own)
+        succession = inheritance.succession
+        logger.info("to succeed carp-fast %s (pid %d)", succession.version, succession.pid)
+        start.log_configuration(self._opened, self._configuration)
+        self._heir = Inheriting(
+            self._opened,
+            self._configuration,
+            hooks=self._manner.hooks,
+            notify=self._notify,
+            control=self._control,
+            privileges=self._privileges,
+        )
+        self._heir.prepare(inheritance.places)
+        self._settle()
+        await succession.succeed(self._heir)
+
+    # -- another daemon is succeeded: virtual hosts may be MASTER, so leave() has to follow
+
+    async def succeed(self) -> None:
+        """Begins where the other daemon was, then answers requests, then reloads."""
+        assert self._heir is not None
+        await self._heir.begin()
+        self._handle_signals()
+        await self._serve_requests()
+        self._opened.background.run(self._reload_after_upgrade())
+
+    async def _reload_after_upgrade(self) -> None:
+        """Applies what has changed in the configuration since the other daemon read it."""
+        upgrades = self._opened.upgrades
+        try:
+            done = await self._reloader.run()
+            upgrades.reload = counts_text(
+                done.added, done.removed, done.altered, done.keys, done.kept
+            )
+        except ControlError as error:
+            logger.error("reload after the upgrade: nothing was changed: %s", error)
+            upgrades.reload = f"nothing was changed: {error}"
 
     # -- started: virtual hosts may be MASTER, so leave() has to follow
 
@@ -305,10 +440,18 @@ class Daemon:
         """Adds every virtual host, then answers requests. Raises StartError."""
         await start.add_hosts(self._opened, known)
         self._opened.maintenance.begin()
-        opened, demotions = self._opened, self._opened.demotions
+        self._settle()
+        await self._serve_requests()
+
+    def _settle(self) -> None:
+        """Gives back what the start needed."""
         gc.collect()
         gc.freeze()  # garbage collections need not visit what was loaded
         give_back_memory()
+
+    async def _serve_requests(self) -> None:
+        opened, demotions = self._opened, self._opened.demotions
+        upgrade = self._upgrade
         self._requests.serve(
             {
                 "status": self._opened.status.answer,
@@ -320,6 +463,7 @@ class Daemon:
                 "preempt": opened.hand_overs.preempts,
                 "maintenance": opened.maintenance.answer,
                 "record": self._record,
+                "upgrade": _refuse if upgrade is None else upgrade.answer,
             }
         )
         if self.metrics is not None:
@@ -333,6 +477,32 @@ class Daemon:
         self._manner.on_started(self._controls)
 
     # -- serving
+
+    def _upgrades(self, control: ControlServer) -> UpgradeCommand | None:
+        manner = self._manner
+        if not isinstance(manner, Own):
+            return None
+        passing_on = PassingOn(
+            self._opened,
+            configuration=lambda: self._reloader.configuration,
+            hooks=manner.hooks,
+            notify=self._notify,
+            systemd=self._systemd,
+            control=control,
+            privileges=self._privileges,
+            on_passed_on=self._on_passed_on,
+        )
+        return UpgradeCommand(
+            passing_on,
+            partial(start_successor, environment=self._systemd.environment),
+            reloader=self._reloader,
+            systemd=self._systemd,
+            stopping=self.stopping.is_set,
+        )
+
+    def _on_passed_on(self, why: str) -> None:
+        self._farewell = why
+        self.stopping.set()
 
     async def _watch(self, interval_s: float) -> None:
         """Notifies systemd every `interval_s`, after the pump has answered."""
@@ -374,6 +544,11 @@ class Daemon:
     async def leave(self) -> None:
         """Every MASTER removes its addresses, then resigns; the down hooks run."""
         opened = self._opened
+        if self._upgrade is not None:
+            await self._upgrade.abort()
+        if self._farewell:
+            await self._leave_to_successor()
+            return
         await self._manner.on_leaving(self._controls)
         self._systemd.stopping("resigning")
         logger.info("stopping: resigning")
@@ -397,3 +572,11 @@ class Daemon:
         left = await opened.hooks.drain(HOOKS_DEADLINE_S)
         if left:
             logger.error("still running at the end: %d hooks, the first is %s", len(left), left[0])
+
+    async def _leave_to_successor(self) -> None:
+        """Ends without leaving anything: another process has all that was MASTER here."""
+        self._opened.links.stop()
+        self._opened.tracked.close()
+        self._privileges.pid.leave()
+        assert self._control is not None
+        await self._control.leave(self._farewell)

@@ -121,6 +121,15 @@ class Demotions:
         found = {shown(key): amount_for(each, host) for key, each in self._by_reason.items()}
         return {reason: amount for reason, amount in found.items() if amount}
 
+    @property
+    def state(self) -> dict[str, Amount]:
+        """What a successor has to go on with."""
+        return dict(self._by_reason)
+
+    def go_on(self, state: Mapping[str, Amount]) -> None:
+        """Goes on with the `state` of another process, instead of read()."""
+        self._by_reason = dict(state)
+
     def read(self) -> None:
         """Reads what the last run was told, and logs it; a file that is not usable is logged."""
         if self._path is None:

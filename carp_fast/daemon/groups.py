@@ -12,6 +12,8 @@ from carp_fast.control.documents import GroupStatus
 from carp_fast.engine.reports import GroupChanged
 from carp_fast.errors import CarpFastError
 
+Reported = tuple[GroupChanged, tuple[str, ...]]
+
 
 class LimitReached(CarpFastError):
     """Raised when a limit of the engine would be exceeded; the text names it."""
@@ -23,7 +25,7 @@ class Groups:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._names = [""]  # by number; 0 is none
-        self._reported: dict[str, tuple[GroupChanged, tuple[str, ...]]] = {}
+        self._reported: dict[str, Reported] = {}
 
     def number(self, name: str) -> int:
         """The group's number, assigned at the first call. Raises LimitReached."""
@@ -41,6 +43,20 @@ class Groups:
         for host in hosts:
             if host.settings.group is not None:
                 self.number(host.settings.group.name)
+
+    @property
+    def names(self) -> list[str]:
+        """The names that have numbers, by number from 1."""
+        return self._names[1:]
+
+    @property
+    def reported(self) -> dict[str, Reported]:
+        """The last report about each group by name, and the names of the members that it has."""
+        return dict(self._reported)
+
+    def go_on(self, reported: dict[str, Reported]) -> None:
+        """Takes what another process had in `reported`; the numbers are the same."""
+        self._reported = dict(reported)
 
     def name(self, number: int) -> str:
         """The name of a number that number() has assigned."""

@@ -400,6 +400,20 @@ class Hooks:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return self._idle.is_set()
+
+    @property
+    def counters(self) -> tuple[int, int, int, int]:
+        """`started`, `failed`, `timed_out` and `superseded`."""
+        return self.started, self.failed, self.timed_out, self.superseded
+
+    def count_on(self, counters: tuple[int, int, int, int]) -> None:
+        """Goes on with the `counters` of another process."""
+        self.started, self.failed, self.timed_out, self.superseded = counters
+
     def prepare(self, target: str) -> None:
         """Imports a "module:function", so that its faults show before it is needed.
 

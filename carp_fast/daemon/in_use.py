@@ -12,6 +12,8 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from carp_fast.daemon.locks import Locks, named
 from carp_fast.daemon.table import Hosts, by_interface
 
@@ -25,6 +27,21 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # between attempts to lock what another process has
 UNKNOWN = "another process"
+
+
+class InUseState(msgspec.Struct, forbid_unknown_fields=True):
+    """What a process knows of the locks, for its successor, which gets their file as well.
+
+    `ifindexes` by interface number; `held`: (slot, ifindex) of locks; `waiting`: (interface number,
+    destination, slots).
+    """
+
+    ifindexes: dict[int, int] = {}
+    held: list[tuple[int, int]] = []
+    barred: dict[int, str] = {}
+    locked_out: set[int] = set()
+    overheard: set[int] = set()
+    waiting: list[tuple[int, str, set[int]]] = []
 
 
 class InUse:
@@ -62,6 +79,37 @@ class InUse:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
+
+    @property
+    def descriptor(self) -> int | None:
+        """The lock file; None: it could not be opened."""
+        return None if self._locks is None else self._locks.fileno()
+
+    @property
+    def state(self) -> InUseState:
+        """What a successor has to go on with."""
+        return InUseState(
+            dict(self._ifindexes),
+            [(slot, ifindex) for slot, ifindex in enumerate(self._held) if ifindex],
+            dict(self.barred),
+            set(self.locked_out),
+            set(self.overheard),
+            [(number, text, slots) for (number, text), slots in self._waiting.items() if slots],
+        )
+
+    def go_on(self, state: InUseState, locks: Locks | None) -> None:
+        """Goes on with the state of another process, and the locks that it has passed on."""
+        self._locks = locks
+        self._ifindexes = state.ifindexes
+        self._held = array("i", bytes(4 * len(self._hosts.hosts)))
+        for slot, ifindex in state.held:
+            self._held[slot] = ifindex
+        self.barred.clear()  # others have it
+        self.barred.update(state.barred)
+        self.locked_out, self.overheard = state.locked_out, state.overheard
+        self._waiting = {(number, text): slots for number, text, slots in state.waiting}
+        if self._waiting and self._locks is not None:
+            self._try_again_later(self._locks)
 
     def on_ifindex(self, number: int, ifindex: int) -> None:
         """Handles that an interface has another ifindex, 0 if it is gone.

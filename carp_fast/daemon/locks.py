@@ -48,6 +48,12 @@ class Locks(Closing):
         self._file = os.open(path, flags, 0o600) if descriptor is None else descriptor
         self._status = os.fstat(self._file)
 
+    def adopt(self, descriptor: int) -> None:
+        """Goes on with the file that another process opened, in place of the one opened here."""
+        os.close(self._file)
+        self._file = descriptor
+        self._status = os.fstat(descriptor)
+
     def fileno(self) -> int:
         """The file's descriptor; -1 once it is closed."""
         return self._file

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from carp_fast.daemon.host_log import HostLog
@@ -29,6 +30,15 @@ class LostAddresses:
         self._hosts = hosts
         self._orders = orders
         self._times: dict[tuple[int, str], deque[float]] = {}  # by slot and address
+
+    @property
+    def state(self) -> list[tuple[int, str, list[float]]]:
+        """(slot, address, the times in seconds of the loop's clock, CLOCK_MONOTONIC)."""
+        return [(slot, text, [*times]) for (slot, text), times in self._times.items()]
+
+    def go_on(self, state: Iterable[tuple[int, str, list[float]]]) -> None:
+        """Goes on with the `state` of another process."""
+        self._times = {(slot, text): deque(times, maxlen=LOST_TIMES) for slot, text, times in state}
 
     def on_restored(self, slot: int, text: str, what: str = REMOVED) -> None:
         """Counts that an address was removed and added again; if that is too often, its host gives

@@ -54,6 +54,15 @@ class Kept(msgspec.Struct, frozen=True):
     force: bool = False
 
 
+class ModeState(msgspec.Struct, forbid_unknown_fields=True):
+    """What a successor has to go on with, see MaintenanceMode."""
+
+    kept: Kept | None = None
+    until_stop: bool = False
+    withheld: bool = False
+    progress: MaintenanceProgress | None = None
+
+
 class MaintenanceMode:
     """Whether this host is in maintenance, and its way there and back.
 
@@ -124,7 +133,22 @@ class MaintenanceMode:
         """How far the last way there or back has come; None: there was none in this run."""
         return self._progress
 
+    @property
+    def moving(self) -> bool:
+        """Whether it is on the way there or back."""
+        return self._moving is not None and not self._moving.done()
+
     # -- the start
+
+    @property
+    def kept_state(self) -> ModeState:
+        """What a successor has to go on with."""
+        return ModeState(self._kept, self._until_stop, self._withheld, self._progress)
+
+    def go_on(self, state: ModeState) -> None:
+        """Goes on with the `kept_state` of another process, instead of read()."""
+        self._kept, self._until_stop = state.kept, state.until_stop
+        self._withheld, self._progress = state.withheld, state.progress
 
     def read(self) -> None:
         """Reads what the last run was told, and logs it; a file that is not usable is logged.

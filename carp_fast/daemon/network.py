@@ -126,6 +126,16 @@ class Network:
         self._inform(number, interface, sources, announce=announce)
         self._on_known(interface)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether an interface that lost its name is being left."""
+        return bool(self._leaving)
+
+    def inform_all(self) -> None:
+        """Informs the engine of every interface, as it is known now."""
+        for name, interface in self.now.items():
+            self._inform(self._hosts.number(name), interface, self.sources[name])
+
     def _may_announce(self, number: int) -> bool:
         """Whether the last announcement is long enough ago; if not, another one follows it."""
         if number in self._announced:

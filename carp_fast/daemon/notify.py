@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -85,6 +85,15 @@ class Notifier:
         """Lines that were not written to the pipe."""
         return len(self._lines)
 
+    @property
+    def lines(self) -> list[bytes]:
+        """Those lines, also of one that was stopped: whole ones, for another program."""
+        return list(self._lines)
+
+    def queue(self, lines: Iterable[bytes]) -> None:
+        """Queues lines that were meant for a former program; called before start()."""
+        self._lines.extend(lines)
+
     def start(self) -> None:
         """Starts the program; if that fails, logs it and tries again later."""
         self._restart = None
@@ -117,10 +126,10 @@ class Notifier:
         self._flushed.clear()
         self._write_soon()
 
-    async def stop(self, deadline_s: float = STEP_S) -> None:
+    async def stop(self, deadline_s: float = STEP_S, *, logs: bool = True) -> None:
         """Lets the program read what waits and the end of its input; then SIGTERM, then SIGKILL.
 
-        Each of the three has `deadline_s`. Undelivered changes are logged.
+        Each of the three has `deadline_s`. `logs`: the number of undelivered changes.
         """
         self._stopping = True
         if self._restart is not None:
@@ -130,7 +139,7 @@ class Notifier:
                 async with asyncio.timeout(deadline_s):
                     await self._flushed.wait()
             await self._end_child(deadline_s)
-        if self._lines:
+        if self._lines and logs:
             logger.warning("notify %s: %d changes not delivered", self._program, len(self._lines))
 
     async def _end_child(self, deadline_s: float) -> None:
@@ -299,17 +308,48 @@ class Notify:
         self._loop = loop
         self._launcher = launcher
         self._notifier: Notifier | None = None
+        self._program: str | None = None
+        self._paused: list[bytes] | None = None  # lines for the program that comes next
 
     def start(self, program: str | None) -> None:
         """Starts the program; with None, or after a stop, changes go nowhere."""
+        self._program = program
+        lines, self._paused = self._paused, None
         if program is not None:
             self._notifier = Notifier(self._loop, program, launcher=self._launcher)
+            self._notifier.queue(lines or ())
             self._notifier.start()
 
     def send(self, change: object) -> None:
         """Queues a change if there is a program; never waits."""
         if self._notifier is not None:
             self._notifier.send(change)
+        elif self._paused is not None:
+            self._paused.append(msgspec.json.encode(change) + b"\n")
+
+    @property
+    def waiting(self) -> list[bytes]:
+        """Lines for the program that comes next, after pause()."""
+        return self._paused or []
+
+    async def pause(self) -> None:
+        """Ends the program in order; what it did not read, and what comes, waits for the next."""
+        notifier, self._notifier = self._notifier, None
+        if notifier is None:
+            return
+        self._paused = []
+        await notifier.stop(logs=False)
+        self._paused = [*notifier.lines, *self._paused]
+
+    def resume(self) -> None:
+        """Starts the program again after pause()."""
+        if self._paused is not None:
+            self.start(self._program)
+
+    def go_on(self, program: str | None, waiting: Iterable[bytes]) -> None:
+        """Starts the program with what waits for it in another process, see `waiting`."""
+        self._paused = list(waiting)
+        self.start(program)
 
     async def stop(self) -> None:
         """Ends the program in order, see Notifier.stop()."""

@@ -44,6 +44,7 @@ from carp_fast.daemon.table import Hosts
 from carp_fast.daemon.tap import Tap
 from carp_fast.daemon.tracked import Tracked
 from carp_fast.daemon.unicast import Unicast
+from carp_fast.daemon.upgrades import Upgrades
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.net import addresses, sockets
 from carp_fast.net.lanes import Lanes
@@ -72,7 +73,7 @@ class Opened(Closing):
 
     `feed` gets every change of state; `launcher` starts the scripts of tracks, see Tracked. close()
     stops the pump before it closes what the pump uses. `privileges`: closed by the caller, after
-    close().
+    close(). `succeeds`: another process has the locks of the virtual hosts, and passes them on.
     """
 
     def __init__(
@@ -85,8 +86,11 @@ class Opened(Closing):
         *,
         privileges: Privileges,
         launcher: Launcher | None = None,
+        succeeds: bool = False,
     ) -> None:
         self._loop = loop
+        self._succeeds = succeeds
+        self.upgrades = Upgrades()
         self.worker = worker
         self.hooks = manner.hooks
         self._launcher = launcher
@@ -163,31 +167,31 @@ class Opened(Closing):
         self.host_log = manner.host_log
         opened.callback(self.host_log.flush)
         self.background = Background(self._loop)
-        self._lanes = Lanes(
+        self.lanes = Lanes(
             self._receivers,
             self.pump.cover,
             self.pump.settle_sources,
             self.receive.on_fallen_back,
         )
-        opened.callback(self._lanes.close)
-        self.in_use = InUse(hosts, orders, self.worker, locks)
+        opened.callback(self.lanes.close)
+        self.in_use = InUse(hosts, orders, self.worker, None if self._succeeds else locks)
         opened.callback(self.in_use.close)
-        self._lost = LostAddresses(hosts, orders, manner.host_log)
+        self.lost = LostAddresses(hosts, orders, manner.host_log)
         self.reports = Reports(
             hosts,
             orders,
             manner,
             publish=feed.publish,
             on_released=self._on_released,
-            on_address_restored=self._lost.on_restored,
-            on_source_proven=self._lanes.learn,
+            on_address_restored=self.lost.on_restored,
+            on_source_proven=self.lanes.learn,
             on_clones_given_up=self.sending.on_given_up,
             resync=self._read_states,
         )
         self.tracked = self._make_tracked(feed)
         opened.callback(self.tracked.close)
         foreign = Foreign(hosts, self.reports.on_foreign)
-        self.network = Network(hosts, orders, self._lanes, self.in_use, foreign.on_interface)
+        self.network = Network(hosts, orders, self.lanes, self.in_use, foreign.on_interface)
         self.tap = Tap(hosts, orders, self.network, self.in_use, feed)
         opened.callback(self.tap.close)
         opened.callback(self.network.close)
@@ -204,6 +208,7 @@ class Opened(Closing):
             maintenance=lambda: (self.maintenance.state, self.maintenance.progress),
             tracked=self.tracked,
         )
+        self.status.upgrades = lambda: self.upgrades
         self.explanations = Explanations(hosts, orders, self.network, self.status)
         self.links = LinkMonitor(
             self._loop,
@@ -327,7 +332,7 @@ class Opened(Closing):
         self.background.run(self.reports.take_copies(self.status.snapshots(every)))
 
     def _on_released(self, slot: int) -> None:
-        self._lost.on_released(slot)
+        self.lost.on_released(slot)
         self.in_use.on_released(slot)
         self.hosts.give_back(slot)
 

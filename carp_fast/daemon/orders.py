@@ -31,7 +31,7 @@ class Orders:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._waiting_settled: dict[int, asyncio.Future[None]] = {}
         self.backlog: deque[Order] = deque()  # posted, but not given yet
-        self._giving = False
+        self._giving = self._held = False
         self._mark_due = False
 
     async def done(self, *, when_settled: bool = False) -> None:
@@ -81,8 +81,30 @@ class Orders:
             self._giving = True
             asyncio.get_running_loop().call_soon(self._give_backlog)
 
+    def hold(self) -> None:
+        """Gives nothing that is posted until release(): the pump does not run yet."""
+        self._held = True
+
+    def release(self) -> None:
+        """Gives what was posted since hold()."""
+        self._held = False
+        if self.backlog and not self._giving:
+            self._giving = True
+            asyncio.get_running_loop().call_soon(self._give_backlog)
+
+    def carry_out(self, orders: Iterable[Order]) -> None:
+        """Gives orders, after those that were posted, to a pump that does not run yet."""
+        posted, self.backlog = self.backlog, deque()
+        for number, order in enumerate(itertools.chain(posted, orders)):
+            if number % ORDERS_A_BATCH == 0:
+                self.pump.carry_out_orders()
+            order()
+        self.pump.carry_out_orders()
+
     def _give_backlog(self) -> None:
         self._giving = False
+        if self._held:
+            return
         gave = False
         while self.backlog and self.pump.room() > 2 * ORDERS_A_BATCH:
             self.backlog.popleft()()

@@ -44,14 +44,21 @@ class Privileges(Closing):
 
     `user`: the one that it has become; None: it has the user that it was started with. `locks`:
     the open lock file, None if it could not be opened. `pid`: the file of `--pid-file`.
+    `succeeds`: another process passes on both of them.
     `interfaces_fd`: the interfaces of this network namespace in sysfs, -1 if it was not opened.
     """
 
-    def __init__(self, pid_file: Path | None = None, lock_file: Path = LOCK_FILE) -> None:
+    def __init__(
+        self,
+        pid_file: Path | None = None,
+        lock_file: Path = LOCK_FILE,
+        *,
+        succeeds: bool = False,
+    ) -> None:
         self.user: User | None = None
         self.confined = False  # by Landlock
         self.locks: Locks | None = open_locks(lock_file)
-        self.pid = PidFile(pid_file)
+        self.pid = PidFile(pid_file, comes=succeeds)
         self.interfaces_fd = -1
 
     def close(self) -> None:

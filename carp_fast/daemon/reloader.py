@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -81,7 +82,18 @@ class Reloader:
         self._helper = helper
         self._reader = Worker()  # a thread that may hang: not for other work
         self._reloading = asyncio.Lock()
+        self._refused = ""  # why reloads by request are refused
         self._applying = asyncio.Lock()  # held during changes, and from the end on
+
+    @asynccontextmanager
+    async def held_back(self, why: str) -> AsyncIterator[None]:
+        """Reloads by request are refused, and others wait; begins when none is under way."""
+        async with self._reloading:
+            self._refused = why
+            try:
+                yield
+            finally:
+                self._refused = ""
 
     async def ended(self) -> None:
         """Waits until no reload is being applied, and prevents any further one."""
@@ -92,6 +104,8 @@ class Reloader:
 
         `force`: also if that looks like an accident, see refusals() in reload. Raises ControlError.
         """
+        if self._refused:
+            raise ControlError(self._refused)
         return await self.run(force=request.force)
 
     async def run(

@@ -150,9 +150,15 @@ class Reports:
         """By slot: when the engine last reported advertisements with a wrong digest."""
         return self.noted.wrong_digest_ns
 
-    def on_readable(self) -> None:
-        """Handles up to REPORTS_A_TURN reports, when `report_fd` is readable."""
-        for report in self._pump.take_reports(REPORTS_A_TURN):
+    @property
+    def reading_states(self) -> bool:
+        """Whether states are read from the engine, after reports were lost."""
+        return bool(self._changed_ns)
+
+    def on_readable(self) -> int:
+        """Handles up to REPORTS_A_TURN reports, when `report_fd` is readable; how many."""
+        taken = self._pump.take_reports(REPORTS_A_TURN)
+        for report in taken:
             try:
                 self._takers[type(report)](report)
             except Exception:  # one report must not hold up the others
@@ -162,6 +168,7 @@ class Reports:
             logger.error("lost %d reports of the pump, reading all states again", lost - self._lost)
             self._lost = lost
             self._resync()
+        return len(taken)
 
     # -- states
 

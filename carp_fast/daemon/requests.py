@@ -25,6 +25,7 @@ from carp_fast.control.requests import (
     Request,
     StatusRequest,
     UndemoteRequest,
+    UpgradeRequest,
     YieldRequest,
 )
 from carp_fast.control.server import Answer, Handler
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[Request]] = {
     "preempt": PreemptRequest,
     "reload": ReloadRequest,
     "record": RecordRequest,
+    "upgrade": UpgradeRequest,
 }
 # Who may give each: what reads is for the members of daemon.control_group as well, what changes
 # something for root and the daemon's user, with a line in the audit log.
@@ -52,15 +54,20 @@ ACCESS: dict[type[Request], Access] = {
     YieldRequest: CHANGES,
     PreemptRequest: CHANGES,
     ReloadRequest: CHANGES,
+    UpgradeRequest: CHANGES,
     MaintenanceRequest: reads_if("action", "plan", "show"),
 }
 Answering = Mapping[str, Callable[[Any], Awaitable[Answer]]]
 
 
 class Requests(Closing):
-    """Passes requests on to the serving daemon, or refuses them."""
+    """Passes requests on to the serving daemon, or refuses them.
 
-    def __init__(self) -> None:
+    `wait`: those that come before it serves wait for that, as where another process served before.
+    """
+
+    def __init__(self, *, wait: bool = False) -> None:
+        self._wait = wait
         self._answering: Answering = {}
         self._serving = asyncio.Event()
 
@@ -84,9 +91,12 @@ class Requests(Closing):
     def close(self) -> None:
         """Refuses every request from now on."""
         self._answering = {}
+        self._wait = False
         self._serving.clear()
 
     async def _answer(self, command: str, request: Request) -> Answer:
+        if self._wait:
+            await self._serving.wait()
         if not self._serving.is_set():
             raise ControlError("the daemon is starting or ending")
         return await self._answering[command](request)

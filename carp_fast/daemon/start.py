@@ -36,7 +36,7 @@ def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) 
     Returns the interfaces of the virtual hosts, absent ones too. Raises StartError, HookError,
     LimitReached and LinkError.
     """
-    _log_configuration(opened, configuration)
+    log_configuration(opened, configuration)
     opened.load_functions(configuration)
     opened.demotions.read()
     opened.maintenance.read()
@@ -75,7 +75,8 @@ async def add_hosts(opened: Opened, known: Known) -> None:
     opened.tap.start()
 
 
-def _log_configuration(opened: Opened, configuration: config.Configuration) -> None:
+def log_configuration(opened: Opened, configuration: config.Configuration) -> None:
+    """Logs the version, the paths and the warnings of a configuration."""
     count = len(configuration.virtual_hosts)
     logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, count, SHA1_FORM)
     log_chosen(configuration.daemon.receive, (opened.receive.path, opened.receive.reason))

@@ -29,6 +29,7 @@ from carp_fast.control.documents import (
     StatusHead,
     Summary,
     TrackStatus,
+    UpgradesStatus,
     VirtualHostStatus,
 )
 from carp_fast.control.protocol import ControlError
@@ -40,6 +41,7 @@ from carp_fast.daemon.receiving import ReceivePath
 from carp_fast.daemon.reports import known_address, rfc3339
 from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
+from carp_fast.daemon.upgrades import Upgrades
 from carp_fast.engine.copies import HostCopy, SourceCopy
 from carp_fast.inet import address_text, mac_text
 from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
@@ -199,7 +201,7 @@ class Status:
         self._pump: Pump = orders.pump
         self._network = network
         self._reports = reports
-        self._started_at_ns = time.monotonic_ns()
+        self.started_at_ns = time.monotonic_ns()
         self._receive = ReceivePath() if receive is None else receive
         self._sending = SendPath("packet") if sending is None else sending
         self._in_use = {} if in_use is None else in_use
@@ -209,6 +211,15 @@ class Status:
         self.control: Callable[[], ControlStatus | None] = lambda: None  # of the control socket
         self.helper: Callable[[], str | None] = lambda: None  # of the privileged helper
         self._tracked = tracked
+        self.upgrades: Callable[[], Upgrades] = Upgrades
+
+    def _upgrades(self) -> UpgradesStatus | None:
+        last = self.upgrades()
+        if not last.count:
+            return None
+        at = rfc3339(last.at_ns)
+        still_s = round(last.still_s, 6)
+        return UpgradesStatus(last.count, at, last.from_version, still_s, last.reload)
 
     def tracks_of(self, host: VirtualHost) -> list[TrackStatus]:
         """The tracks that a virtual host names."""
@@ -252,7 +263,7 @@ class Status:
             daemon=DaemonStatus(
                 version=__version__,
                 pid=os.getpid(),
-                started_at=rfc3339(self._started_at_ns),
+                started_at=rfc3339(self.started_at_ns),
                 host=socket.gethostname(),
                 receive=self._receive.path,
                 receive_reason=self._receive.reason,
@@ -266,6 +277,7 @@ class Status:
                 maintenance_progress=progress,
                 control=self.control(),
                 helper=self.helper(),
+                upgrades=self._upgrades(),
             ),
             summary=self.summary(),
             interfaces=[

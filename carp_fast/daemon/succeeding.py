@@ -112,8 +112,8 @@ class Succession(Closing):
             received = await channel.receive(Transfer, within_s=messages.WAITING_S)
             logger.debug("successor: has the state")
             await heir.assume(_by_name(received.message, received.descriptors))
+            logger.debug("successor: has assumed it")
             await channel.send(Assumed(), within_s=messages.TRANSFER_S)
-            logger.debug("successor: assumed")
             await channel.receive(Commit, within_s=messages.COMMIT_S)
         except ChannelError as error:
             raise StartError(f"the daemon that was to be succeeded goes on: {error}") from error

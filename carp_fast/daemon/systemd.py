@@ -6,11 +6,14 @@ forms of a log line. Must not know what the daemon does, nor when a message is d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import select
 import socket
 import time
+from array import array
 from collections.abc import MutableMapping
 from typing import TextIO
 
@@ -87,6 +90,40 @@ class Systemd:
         """Reports that the daemon begins to end."""
         self._send("STOPPING=1", *_status_field(status), wait_s=NOTIFY_WAIT_S)
 
+    def succeeded_by(self, pid: int) -> None:
+        """Reports that another process of the unit is the main one from now on.
+
+        Waits until the service manager has read that, since this process ends soon: otherwise its
+        end would be taken for that of the unit.
+        """
+        self._send(f"MAINPID={pid}", wait_s=NOTIFY_WAIT_S)
+        if self._socket is None or self._address is None:
+            return
+        read, write = os.pipe()
+        try:
+            # Once systemd has come to this message, it closes what came with it.
+            with contextlib.suppress(OSError):
+                self._socket.settimeout(NOTIFY_WAIT_S)
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [write]))
+                self._socket.sendmsg([b"BARRIER=1"], [rights], 0, _binary(self._address))
+        finally:
+            os.close(write)
+        ended = select.poll()
+        ended.register(read, 0)  # reports only that the other end is closed
+        if not ended.poll(NOTIFY_WAIT_S * 1000):
+            logger.warning("the service manager has not read the new process's id in time")
+        os.close(read)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What from_environment() has taken, for a process that succeeds this one."""
+        if self._address is None:
+            return {}
+        found = {"NOTIFY_SOCKET": self._address}
+        if self._watchdog_s is not None:
+            found["WATCHDOG_USEC"] = str(round(self._watchdog_s * 1_000_000))
+        return found
+
     def status(self, text: str) -> None:
         """Sets the line that ``systemctl status`` shows. Lost if the socket is full."""
         self._send(*_status_field(text))
@@ -110,10 +147,9 @@ class Systemd:
     def _send(self, *fields: str, wait_s: float = 0.0) -> None:
         if self._socket is None or self._address is None or not fields:
             return
-        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         self._socket.settimeout(wait_s)
         try:
-            self._socket.sendto("\n".join(fields).encode(), address)
+            self._socket.sendto("\n".join(fields).encode(), _binary(self._address))
         except OSError as error:
             self.lost += 1
             # Only the first is logged: a manager that is gone would otherwise fill the log.
@@ -122,6 +158,11 @@ class Systemd:
                 logger.warning(
                     "service manager at %s did not accept a message: %s", self._address, text
                 )
+
+
+def _binary(address: str) -> str:
+    """An address as sockets take it: an abstract one begins with NUL."""
+    return "\0" + address[1:] if address[0] == "@" else address
 
 
 def _status_field(text: str) -> tuple[str, ...]:

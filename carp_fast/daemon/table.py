@@ -12,9 +12,11 @@ from array import array
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.documents import GroupStatus
-from carp_fast.daemon.groups import Groups, LimitReached
+from carp_fast.daemon.groups import Groups, LimitReached, Reported
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine.keys import arguments_of
@@ -48,6 +50,35 @@ class _Former(NamedTuple):
     retired: tuple[str, ...]
 
 
+class Places(msgspec.Struct, forbid_unknown_fields=True):
+    """The places that virtual hosts have in the engine; a reload alone changes them.
+
+    `slots`: of the virtual hosts of the configuration, in its order; `interfaces` and `groups`: the
+    names in the order of their numbers; `retired`: former addresses to be removed, by slot.
+    """
+
+    slots: list[int] = []
+    interfaces: list[str] = []
+    groups: list[str] = []
+    retired: dict[int, tuple[str, ...]] = {}
+
+
+class TableState(msgspec.Struct, forbid_unknown_fields=True):
+    """What a table has besides the places, for a successor; by slot, as Hosts has it.
+
+    `generations` are in this machine's order, 8 bytes each. `counter`: of the virtual host prepared
+    last; `reported`: of groups.
+    """
+
+    states: bytes = b""
+    configurations: bytes = b""
+    generations: bytes = b""
+    generation: int = 0
+    counter: int = 0
+    unsettled: dict[int, set[str]] = {}
+    reported: dict[str, Reported] = {}
+
+
 class Hosts:
     """The daemon's table: `hosts[slot]` is a virtual host or None, `states[slot]` its last state.
 
@@ -77,6 +108,67 @@ class Hosts:
         # The last settings and their prepared arguments: virtual hosts of a table share them.
         self._settings: Settings | None = None
         self._keys: dict[str, Any] = {}
+
+    # -- of a daemon and its successor
+
+    def places(self, configured: Iterable[VirtualHost]) -> Places:
+        """The places of these virtual hosts, which are all that there are."""
+        by_identity = {host.identity: slot for slot, host in self.used()}
+        slots = [by_identity[host.identity] for host in configured]
+        return Places(slots, list(self.names), self.demotion_groups.names, dict(self._retired))
+
+    def take_places(self, configured: Iterable[VirtualHost], places: Places) -> None:
+        """Gives these virtual hosts the places that they have in another process.
+
+        The table must be empty. Raises ValueError if they do not fit, and LimitReached.
+        """
+        found = dict(zip(places.slots, configured, strict=True))
+        if len(found) != len(places.slots) or not places.retired.keys() <= found.keys():
+            raise ValueError("places of virtual hosts that do not fit together")
+        size = max(found, default=-1) + 1
+        if size > MAX_VIRTUAL_HOSTS or min(found, default=0) < 0:
+            raise LimitReached(f"more than {MAX_VIRTUAL_HOSTS} virtual hosts")
+        for name in places.interfaces:
+            self.number(name)
+        for group in places.groups:
+            self.demotion_groups.number(group)
+        self.hosts = [found.get(slot) for slot in range(size)]
+        self._free = [slot for slot in range(size) if slot not in found]  # ascending: a heap
+        self.states, self.configurations = bytearray(size), bytearray(size)
+        self.generations = array("Q", bytes(8 * size))
+        for slot in sorted(found):
+            self.slots[self.number(found[slot].interface)].append(slot)
+        self._retired = dict(places.retired)
+        self.unsettled = {slot: set(texts) for slot, texts in places.retired.items()}
+
+    @property
+    def state(self) -> TableState:
+        """What a successor has to go on with, see go_on()."""
+        return TableState(
+            bytes(self.states),
+            bytes(self.configurations),
+            self.generations.tobytes(),
+            self._generation,
+            self._counter,
+            self.unsettled,
+            self.demotion_groups.reported,
+        )
+
+    def go_on(self, state: TableState) -> None:
+        """Goes on where the table of another process was, with its places.
+
+        Raises ValueError if it is of another size.
+        """
+        sizes = len(state.states), len(state.configurations), len(state.generations) // 8
+        if sizes != (len(self.hosts),) * 3:
+            raise ValueError(f"a table of {sizes} slots in place of {len(self.hosts)}")
+        self.states = bytearray(state.states)
+        self.configurations = bytearray(state.configurations)
+        self.generations = array("Q", state.generations)
+        self._generation = state.generation
+        self._counter = max(self._counter, state.counter)
+        self.unsettled = state.unsettled
+        self.demotion_groups.go_on(state.reported)
 
     def number(self, name: str) -> int:
         """The interface's number, assigned at the first call. Raises LimitReached."""

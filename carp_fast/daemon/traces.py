@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from carp_fast.closing import Closing
 from carp_fast.daemon.process import StartError
 from carp_fast.net.addresses import StateFile
+
+logger = logging.getLogger(__name__)
 
 PID_BYTES_MAX = 20
 
@@ -21,16 +24,18 @@ class PidFile(Closing):
     """The file of `--pid-file`; without a path, none.
 
     It is locked for as long as the daemon runs, so that another daemon does not overwrite it. One
-    that a crash left is not locked, and taken over. Closing removes the file.
+    that a crash left is not locked, and taken over. Closing removes the file. `comes`: another
+    process has it open and locked, and passes it on, see adopt().
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, comes: bool = False) -> None:
         self._path = path
+        self._comes = comes
         self._descriptor = -1
 
     def open(self) -> None:
         """Opens and locks the file. Raises StartError, also if another process holds it."""
-        if self._path is None or self._descriptor >= 0:
+        if self._path is None or self._descriptor >= 0 or self._comes:
             return
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -57,6 +62,35 @@ class PidFile(Closing):
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             raise StartError(f"pid file {self._path}: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        """The locked file's descriptor; -1 without one."""
+        return self._descriptor
+
+    def adopt(self, descriptor: int) -> None:
+        """Goes on with the file that another process locked and passed on; rewrite() follows."""
+        if self._path is None:  # this process was started without one
+            os.close(descriptor)
+        else:
+            self._descriptor = descriptor
+
+    def rewrite(self) -> None:
+        """Writes this process's id into an adopted file; an error is logged."""
+        if self._descriptor < 0:
+            return
+        try:
+            text = f"{os.getpid()}\n".encode()
+            # In one write, and longer ones before are cut off after it: no reader finds nothing.
+            os.pwrite(self._descriptor, text, 0)
+            os.ftruncate(self._descriptor, len(text))
+        except OSError as error:
+            logger.error("pid file %s: %s", self._path, error.strerror)
+
+    def leave(self) -> None:
+        """Closes the file without removing it: another process has it now."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def close(self) -> None:
         """Removes the file if it was opened here and is still this one; empties it where a former

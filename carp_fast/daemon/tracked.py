@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from carp_fast.closing import Closing
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.control.documents import OPENBSD_DEMOTION_MAX, TrackEvent, TrackStatus
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.table import Hosts
 from carp_fast.net.interfaces import Interface, absent
-from carp_fast.tracking.judging import Effect, Judged, State
-from carp_fast.tracking.tracks import Tracks
+from carp_fast.tracking.judging import Effect, Judged, JudgedState, State
+from carp_fast.tracking.tracks import NOTHING_KNOWN, Tracks
 
 if TYPE_CHECKING:
     from carp_fast.daemon.background import Background
@@ -28,6 +30,15 @@ if TYPE_CHECKING:
     from carp_fast.programs.launching import Launcher
 
 HARD = 256  # of an effect as one number, besides its demotion
+
+
+class TrackedState(msgspec.Struct, forbid_unknown_fields=True):
+    """What is known of each track, by name, and the last effects that were ordered, by slot: two
+    bytes each in this machine's order.
+    """
+
+    known: dict[str, JudgedState] = {}
+    ordered: bytes = b""
 
 
 class Tracked(Closing):
@@ -62,10 +73,36 @@ class Tracked(Closing):
         """The interfaces that tracks name."""
         return self._tracks.interfaces.names
 
-    def start(self, configuration: Configuration, there: Mapping[str, Interface]) -> None:
-        """Follows the tracks of a configuration; `there`: the interfaces as they are now."""
+    @property
+    def ordering(self) -> bool:
+        """Whether orders are being given."""
+        return self._ordering
+
+    @property
+    def state(self) -> TrackedState:
+        """What a successor has to go on with."""
+        return TrackedState(self._tracks.known, self._ordered.tobytes())
+
+    def go_on(
+        self, state: TrackedState, configuration: Configuration, there: Mapping[str, Interface]
+    ) -> None:
+        """Starts with what another process knew and ordered; apply() has to follow."""
+        self._ordered = array("H", state.ordered)
+        self.start(configuration, there, state.known)
+
+    def start(
+        self,
+        configuration: Configuration,
+        there: Mapping[str, Interface],
+        known: Mapping[str, JudgedState] = NOTHING_KNOWN,
+    ) -> None:
+        """Follows the tracks of a configuration; `there`: the interfaces as they are now.
+
+        `known`: what another process knew of each, by name.
+        """
         concurrency = configuration.daemon.track_concurrency
-        self._tracks.follow(configuration.tracks, concurrency=concurrency)
+        self._effects.clear()
+        self._tracks.follow(configuration.tracks, concurrency=concurrency, known=known)
         for name in self.names:
             self.on_interface(there.get(name) or absent(name))
 

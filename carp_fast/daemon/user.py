@@ -47,10 +47,13 @@ class Obstacle(NamedTuple):
     key: str = "user"
 
 
-def leave_root(configuration: Configuration, pid_file: Path | None) -> Privileges:
+def leave_root(
+    configuration: Configuration, pid_file: Path | None, *, succeeds: bool = False
+) -> Privileges:
     """Opens what only root may open, then becomes `daemon.user`, unless that is root.
 
-    Without that key see leave_root_by_default(). Raises StartError, also where something that is
+    Without that key see leave_root_by_default(). `succeeds`: another daemon passes on what it has
+    opened, see Privileges. Raises StartError, also where something that is
     configured would not work as that user.
     """
     settings = configuration.daemon
@@ -59,21 +62,25 @@ def leave_root(configuration: Configuration, pid_file: Path | None) -> Privilege
     if user is None:
         if os.geteuid() == ROOT and usual_user() is None:
             logger.info("stays root: daemon.user is not set, and there is no user %s", USUAL_USER)
-        return leave_root_by_default(configuration, pid_file, directories)
+        return leave_root_by_default(configuration, pid_file, directories, succeeds=succeeds)
     if os.geteuid() != ROOT and user.uid != os.geteuid():
         text = f"only root can become another user; allowed: start as root, or as {user}"
         raise StartError(str(_fault(configuration, "user", user.name, text)))
     if user.uid in (ROOT, os.geteuid()):
-        return Privileges(pid_file)
+        return Privileges(pid_file, succeeds=succeeds)
     if found := list(faults(configuration)):
         raise StartError("\n".join(map(str, found)))
     if (obstacle := _give(directories, configuration, user)) is not None:
         raise StartError(str(_fault(configuration, obstacle.key, None, obstacle.text)))
-    return _become(user, configuration, pid_file, directories)
+    return _become(user, configuration, pid_file, directories, succeeds=succeeds)
 
 
 def leave_root_by_default(
-    configuration: Configuration, pid_file: Path | None = None, directories: Directories = ()
+    configuration: Configuration,
+    pid_file: Path | None = None,
+    directories: Directories = (),
+    *,
+    succeeds: bool = False,
 ) -> Privileges:
     """Becomes the user `carp-fast`, if this is a process of root and there is such a user.
 
@@ -82,14 +89,14 @@ def leave_root_by_default(
     """
     user = usual_user()
     if user is None or os.geteuid() != ROOT:
-        return Privileges(pid_file)
+        return Privileges(pid_file, succeeds=succeeds)
     why = _reason(list(_obstacles_by_default(configuration, user, directories)))
     if why is None and (obstacle := _give(directories, configuration, user)) is not None:
         why = obstacle.text
     if why is not None:
         logger.info("stays root and does not become %s: %s", user, why)
-        return Privileges(pid_file)
-    return _become(user, configuration, pid_file, directories)
+        return Privileges(pid_file, succeeds=succeeds)
+    return _become(user, configuration, pid_file, directories, succeeds=succeeds)
 
 
 def usual_user() -> User | None:
@@ -205,11 +212,16 @@ def _give(directories: Directories, configuration: Configuration, user: User) ->
 
 
 def _become(
-    user: User, configuration: Configuration, pid_file: Path | None, directories: Directories
+    user: User,
+    configuration: Configuration,
+    pid_file: Path | None,
+    directories: Directories,
+    *,
+    succeeds: bool,
 ) -> Privileges:
     settings = configuration.daemon
     with contextlib.ExitStack() as stack:
-        privileges = stack.enter_context(Privileges(pid_file))
+        privileges = stack.enter_context(Privileges(pid_file, succeeds=succeeds))
         privileges.drop_to(user, groups=_groups(settings, user), bpf=_uses_bpf(settings))
         logger.info("became %s", user)
         if not has_functions(configuration):

@@ -207,6 +207,8 @@ class Lanes:
         self._known = Known()
         self._known.mark = opened.tcx.mark if opened.tcx is not None else None
         self._shared: dict[int, str] = {}
+        self._wanted_shared: Mapping[int, str] = NOT_SHARED
+        self._share_why: str | None = None  # every interface
         self._full = False
         self._learned = 0  # in total, including sources that were known already
         self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all interfaces
@@ -234,10 +236,12 @@ class Lanes:
         Groups and peers have 4 or 16 bytes. `unfit`: why the tcx path must not be used on one of
         the interfaces; `shared`: why others want what it takes on an interface, by ifindex.
         """
+        self._wanted_shared = shared
+        known = self._known
+        known.ifindexes = ifindexes
         self._share(shared)
         self._attach_tcx(ifindexes, unfit)
-        known, gone = self._known, set(self._known.sources).difference(ifindexes)
-        known.ifindexes = ifindexes
+        gone = set(known.sources).difference(ifindexes)
         known.groups, known.peers = set(groups), set(peers)
         for ifindex in gone:
             del known.sources[ifindex]
@@ -261,6 +265,8 @@ class Lanes:
     def _share(self, shared: Mapping[int, str]) -> None:
         """Lets advertisements pass on the tcx path where others want them, too, and logs it."""
         tcx, before = self._opened.tcx, self._shared
+        if self._share_why is not None:
+            shared = dict.fromkeys(self._known.ifindexes, self._share_why)
         if tcx is None or shared == before:
             return
         tcx.share(shared)
@@ -288,6 +294,24 @@ class Lanes:
         if unfit is not None:
             self._opened.fall_back()
             self._on_fallen_back(unfit)
+
+    @property
+    def sources(self) -> dict[int, list[bytes]]:
+        """The sources that were genuine, by ifindex, 4 or 16 bytes each."""
+        return {ifindex: sorted(here) for ifindex, here in self._known.sources.items()}
+
+    def go_on(self, sources: Mapping[int, Iterable[bytes]]) -> None:
+        """Sorts by the `sources` of another process, those of interfaces in use, from now on."""
+        for ifindex in set(sources) & set(self._known.ifindexes):
+            self._known.sources[ifindex] = set(sources[ifindex])
+        self._sort()
+
+    def share_all(self, why: str | None) -> None:
+        """Lets others of this host have the advertisements that tcx takes, on every interface, as
+        long as there is a reason why; None: as use() said last.
+        """
+        self._share_why = why
+        self._share(self._wanted_shared)
 
     def learn(self, ifindex: int, source: bytes) -> None:
         """Adds a source, 4 or 16 bytes, of which a genuine frame came in on the common lane."""

@@ -11,6 +11,7 @@ import asyncio
 import select
 import socket
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -164,7 +165,8 @@ class Channel(Closing):
     def _sent(self, data: bytes, descriptors: Sequence[int]) -> bool:
         """Whether the socket took the message; False: it is full."""
         try:
-            socket.send_fds(self._end, [data], list(descriptors), socket.MSG_NOSIGNAL)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+            self._end.sendmsg([data], [rights] if descriptors else [], socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionError) as error:

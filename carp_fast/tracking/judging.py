@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from carp_fast.config.tracks import HARD_DEMOTION, InterfaceTrack, Probed, ProcessTrack, Track
 from carp_fast.metrics.histogram import Histogram
 
@@ -39,6 +41,18 @@ class Effect(NamedTuple):
 NONE = Effect()
 
 
+class JudgedState(msgspec.Struct, forbid_unknown_fields=True):
+    """What is known of a track, for another process that follows the same one, see Judged."""
+
+    state: State
+    since_ns: int
+    text: str = ""
+    number: int | None = None
+    flaps: int = 0
+    assumed_ok: bool = False
+    against: int = 0
+
+
 class Judged:
     """A track and its state.
 
@@ -57,6 +71,25 @@ class Judged:
         self.durations = Histogram() if isinstance(track, Probed) else None
         self._assumed_ok = track.initial == "ok" if assumed_ok is None else assumed_ok
         self._against = 0  # results in a row that contradict the state
+
+    @property
+    def known(self) -> JudgedState:
+        """What is known of it."""
+        return JudgedState(
+            self.state,
+            self.since_ns,
+            self.text,
+            self.number,
+            self.flaps,
+            self._assumed_ok,
+            self._against,
+        )
+
+    def go_on(self, known: JudgedState) -> None:
+        """Goes on with what another process knew."""
+        self.state, self.since_ns, self.text = known.state, known.since_ns, known.text
+        self.number, self.flaps = known.number, known.flaps
+        self._assumed_ok, self._against = known.assumed_ok, known.against
 
     @property
     def counts_as_ok(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from carp_fast.closing import Closing
 from carp_fast.config.tracks import InterfaceTrack, ProcessTrack, Track
@@ -17,12 +17,14 @@ from carp_fast.programs.launching import Launcher
 from carp_fast.tracking.connections import Connections
 from carp_fast.tracking.files import Files
 from carp_fast.tracking.interfaces import Interfaces
-from carp_fast.tracking.judging import NONE, Effect, Judged, Result, State
+from carp_fast.tracking.judging import NONE, Effect, Judged, JudgedState, Result, State
 from carp_fast.tracking.pings import Pings
 from carp_fast.tracking.processes import Processes
 from carp_fast.tracking.scripts import Scripts
 
 logger = logging.getLogger(__name__)
+
+NOTHING_KNOWN: Mapping[str, JudgedState] = {}
 
 Watch = Callable[[Track, Callable[[Result], None]], Callable[[], None]]
 
@@ -122,13 +124,24 @@ class Tracks(Closing):
             effect = effect.plus(judged.effect)
         return effect
 
+    @property
+    def known(self) -> dict[str, JudgedState]:
+        """What is known of each track, by name."""
+        return {name: followed.judged.known for name, followed in self._followed.items()}
+
     def follow(
-        self, tracks: Iterable[Track], *, concurrency: int, reloaded: bool = False
+        self,
+        tracks: Iterable[Track],
+        *,
+        concurrency: int,
+        reloaded: bool = False,
+        known: Mapping[str, JudgedState] = NOTHING_KNOWN,
     ) -> list[str]:
         """Follows these and no others; returns a line for each that differs.
 
         One that is as before keeps its state. Until its first result a new one counts as its
-        `initial` says; if `reloaded`, as ok, and one that differs as it did before.
+        `initial` says; if `reloaded`, as ok, and one that differs as it did before. `known`: what
+        another process knew of some, by name.
         """
         before, self._followed = self._followed, {}
         wanted = {track.name: track for track in tracks}
@@ -142,14 +155,16 @@ class Tracks(Closing):
         self._scripts.set_concurrency(concurrency)
         self._setting = True
         for name, track in wanted.items():
-            known = before.get(name)
-            if known is not None and known.judged.track == track:
-                self._followed[name] = known
+            former = before.get(name)
+            if former is not None and former.judged.track == track:
+                self._followed[name] = former
                 continue
-            as_ok = True if known is None else known.judged.counts_as_ok
+            as_ok = True if former is None else former.judged.counts_as_ok
             judged = Judged(track, self._now_ns(), assumed_ok=as_ok if reloaded else None)
+            if name in known:
+                judged.go_on(known[name])
             self._followed[name] = _Followed(self, judged, self._watches[track.kind])
-            lines.append(f"track {name}: {'added' if known is None else 'changed'}")
+            lines.append(f"track {name}: {'added' if former is None else 'changed'}")
         self._setting = False
         return lines
 

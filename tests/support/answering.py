@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -78,6 +80,8 @@ class FakeDaemon:
         self.demote_answer: dict[str, Any] | ControlError = ControlError("not set")
         # By command, for those without an answer of their own: the next answers, the last for ever.
         self.answers: dict[str, list[dict[str, Any] | ControlError]] = {}
+        self.version = "0.1.0"
+        self.upgrades: list[dict[str, Any] | None] = [None]  # in the status, the last for ever
         self.loop = uvloop.new_event_loop()
         handlers = {
             "status": Handler(dict, self.status, READS),
@@ -86,9 +90,10 @@ class FakeDaemon:
             "undemote": Handler(dict, self.demote, CHANGES),
             **{
                 command: Handler(dict, partial(self.given, command), CHANGES)
-                for command in ("yield", "preempt", "maintenance")
+                for command in ("yield", "preempt", "maintenance", "upgrade")
             },
         }
+        self._handlers = handlers
         self.server = ControlServer(path, handlers)
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
@@ -96,6 +101,20 @@ class FakeDaemon:
 
     def run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_S)
+
+    def pass_on(self, why: str, within_s: float) -> None:
+        """Has another server go on with the socket, as after an upgrade."""
+
+        async def passing_on() -> None:
+            former, self.server = self.server, ControlServer(self.path, self._handlers)
+            await former.pause(within_s)
+            passed_on = former.passed_on()
+            assert passed_on is not None
+            document, descriptor = passed_on
+            await self.server.adopt(document, socket.socket(fileno=os.dup(descriptor)))
+            await former.leave(why)
+
+        self.run(passing_on())
 
     def wait_for_subscribers(self, count: int) -> None:
         async def until() -> None:
@@ -121,13 +140,14 @@ class FakeDaemon:
         states = [one["state"] for one in self.hosts]
         fields = {
             "daemon": {
-                "version": "0.1.0",
+                "version": self.version,
                 "pid": 4711,
                 "started_at": ago(hours=1, minutes=5, seconds=30),
                 "host": "alpha",
                 "receive": "packet",
                 "maintenance": False,
                 "pump": PumpFacts(0, 0, 0, 0, 0, 10_000_000, "fifo"),
+                "upgrades": self.upgrades.pop(0) if len(self.upgrades) > 1 else self.upgrades[0],
             },
             "summary": {
                 "virtual_hosts": len(self.hosts),

@@ -99,6 +99,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.maintenance",
         "cli.masters",
         "cli.replay",
+        "cli.upgrade",
     }
     | {"cli.check", "cli.sink", "cli.trial", "cli.terminal", "cli.conflicts", "cli.flood_options"},
     "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},

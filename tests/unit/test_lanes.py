@@ -356,3 +356,55 @@ def test_without_room_for_a_program_all_are_heard_and_it_is_said(
 
     with caplog.at_level(logging.WARNING, "carp_fast.net.lanes"):
         in_loop(scenario)
+
+
+def test_what_another_process_has_learned_has_its_lane_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        former, bench = Bench(monkeypatch, "packet"), Bench(monkeypatch, "packet")
+        former.use(7)
+        former.lanes.learn(7, MASTER)
+        former.lanes.learn(7, OTHER)
+        assert former.lanes.sources == {7: sorted([MASTER, OTHER])}
+        bench.use(7)
+        bench.lanes.go_on({**former.lanes.sources, 9: [MASTER]})  # one is not in use here
+        assert bench.coverage == ["nobody", "all"]
+        assert bench.settled[-1] == 0, "this process has learned none"
+        assert bench.lanes.sources == former.lanes.sources
+        assert bench.lane(OTHER) == "genuine"
+        former.lanes.close()
+
+    in_loop(scenario)
+
+
+def test_a_successor_gets_what_tcx_takes_on_every_interface(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Taker:
+        mark = 1
+        ifindexes: frozenset[int] = frozenset()
+
+        def __init__(self) -> None:
+            self.shared: list[set[int]] = []
+
+        def share(self, ifindexes: dict[int, str]) -> None:
+            self.shared.append(set(ifindexes))
+
+        def attach(self, ifindex: int) -> None:
+            """Does nothing."""
+
+        def know(self, sources: object) -> bool:
+            return True
+
+    async def scenario() -> None:
+        bench = Bench(monkeypatch, "raw")
+        taker: Any = Taker()
+        bench.sockets.tcx = taker
+        bench.lanes.use([7, 8], {GROUP}, set(), shared={8: "a VLAN"})
+        bench.lanes.share_all("a successor listens, too")
+        bench.lanes.use([7, 8, 9], {GROUP}, set(), shared={8: "a VLAN"})
+        bench.lanes.share_all(None)
+        assert taker.shared == [{8}, {7, 8}, {7, 8, 9}, {8}]
+
+    in_loop(scenario)

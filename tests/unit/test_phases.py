@@ -45,6 +45,23 @@ def test_requests_are_refused_before_the_daemon_serves_and_after() -> None:
     asyncio.run(scenario())
 
 
+def test_requests_wait_where_another_process_served_before() -> None:
+    async def scenario() -> None:
+        async def answer(request: Request) -> dict[str, object]:
+            return {"answered": True}
+
+        with Requests(wait=True) as requests:
+            status = requests.handlers["status"].answer
+            waiting = asyncio.create_task(asyncio.wait_for(status(StatusRequest()), 5))
+            await asyncio.sleep(0)
+            requests.serve(dict.fromkeys(COMMANDS, answer))
+            assert await waiting == {"answered": True}
+        with pytest.raises(ControlError, match="starting or ending"):
+            await status(StatusRequest())
+
+    asyncio.run(scenario())
+
+
 def test_background_work_that_fails_is_logged_and_the_rest_ends_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

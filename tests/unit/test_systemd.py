@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,53 @@ def test_the_manager_hears_each_message_as_sd_notify_has_it(manager: Manager) ->
     assert not notifier.present
     notifier.ready()
     assert notifier.lost == 0
+
+
+def test_the_manager_hears_of_the_process_that_goes_on_and_is_waited_for(manager: Manager) -> None:
+    def read() -> None:
+        heard.append(manager.heard())
+        message, descriptors, _, _ = socket.recv_fds(manager.socket, 65_536, 4)
+        heard.append(message.decode())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        closed.set()
+
+    heard: list[str] = []
+    closed = threading.Event()
+    notifier = Systemd(manager.address)
+    reading = threading.Thread(target=read)
+    reading.start()
+    notifier.succeeded_by(4712)
+    assert closed.wait(DEADLINE_S)
+    reading.join()
+    assert heard == ["MAINPID=4712", "BARRIER=1"]
+    notifier.close()
+
+
+def test_a_manager_that_does_not_read_is_not_waited_for_long(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(systemd, "NOTIFY_WAIT_S", 0.01)
+    notifier = Systemd(manager.address)
+    notifier.succeeded_by(4712)
+    assert "has not read the new process's id in time" in caplog.text
+    notifier.close()
+
+
+def test_a_successor_finds_the_manager_and_the_watchdog_in_its_environment(
+    manager: Manager,
+) -> None:
+    given = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "20000000"}
+    with_watchdog = Systemd.from_environment({**given, "WATCHDOG_PID": str(os.getpid())})
+    assert with_watchdog.environment == given
+    again = Systemd.from_environment(with_watchdog.environment)
+    assert again.watchdog_interval_s() == 10
+    without = Systemd.from_environment({"NOTIFY_SOCKET": manager.address})
+    assert without.environment == {"NOTIFY_SOCKET": manager.address}
+    assert Systemd(None).environment == {}
+    for each in (with_watchdog, again, without):
+        each.close()
+    Systemd(None).succeeded_by(1)
 
 
 def test_without_a_manager_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
