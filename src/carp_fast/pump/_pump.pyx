@@ -17,10 +17,10 @@ from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
-    ORDER_MARK, ORDER_OWN_SOURCE, ORDER_PREEMPT, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, ORDER_WITHHOLD,
-    Order, RELEASED, Report, ORDER_TALLY, ORDER_TELL_GROUPS)
+    ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS,
+    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_PREEMPT, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_TALLY,
+    ORDER_TELL_GROUPS, ORDER_VERIFY, ORDER_WITHHOLD, Order, RELEASED, Report)
 from carp_fast.engine._arguments cimport (
     addition, demotion_order, fill_address, fill_interface, hand_over_order)
 from carp_fast.engine._engine cimport Engine
@@ -43,7 +43,8 @@ from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
     FREEZE_DONE, ORDERS, PumpState, Socket, environment_open, obey_all)
 from carp_fast.pump._thread cimport (
-    pthread_t, pump_forget, pump_thread, start_thread, wait_and_run, watch_budget)
+    add_to_epoll, pthread_t, pump_forget, pump_thread, start_thread, system_error, wait_and_run,
+    watch_budget)
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn, turn_add_receiver
 from carp_fast.engine._vhid cimport Address, VirtualHost
 
@@ -53,13 +54,9 @@ cdef extern from "atomic.h" nogil:
 
 cdef extern from "system.h" nogil:
     int CLOCK_MONOTONIC
-    int EPOLL_CTL_ADD, EPOLLIN, EPOLL_CLOEXEC
+    int EPOLL_CLOEXEC
     int TFD_NONBLOCK, TFD_CLOEXEC, EFD_NONBLOCK, EFD_CLOEXEC
-    struct epoll_event:
-        uint32_t events
-        int fd "data.fd"
     int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int timerfd_create(int clock, int flags)
     int eventfd(unsigned int value, int flags)
     ssize_t read(int fd, void* data, size_t length)
@@ -70,20 +67,6 @@ cdef extern from "system.h" nogil:
 
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
-
-
-cdef object system_error(int error):
-    """An OSError with the text of its errno."""
-    return OSError(error, os.strerror(error))
-
-
-cdef int add_to_epoll(int epoll_fd, int fd) except -1:
-    cdef epoll_event event
-    event.events = EPOLLIN
-    event.fd = fd
-    if epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-        raise system_error(errno)
-    return 0
 
 
 # The thread uses the engine: the garbage collector must not take it from a pump in a cycle.

@@ -4,7 +4,10 @@ A thread never takes the GIL. The pump asks for real time; where its budget is s
 ordinary thread and goes on.
 """
 
-from libc.stdint cimport int32_t, uint64_t
+import os
+
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from carp_fast.pump._environment cimport (
     PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, note_woken, run_due)
@@ -12,15 +15,18 @@ from carp_fast.pump._freezing cimport freeze_now, stay_frozen
 from carp_fast.pump._turn cimport RECEIVERS_MAX
 
 cdef extern from "system.h" nogil:
+    int EPOLL_CTL_ADD, EPOLLIN
     int SCHED_OTHER, SCHED_FIFO, SCHED_RESET_ON_FORK, SIG_SETMASK, SIGXCPU, PRIO_PROCESS
     long SYS_gettid
     struct epoll_event:
+        uint32_t events
         int fd "data.fd"
     struct sched_param:
         int sched_priority
     ctypedef struct sigset_t:
         pass
     ctypedef void (*sighandler_t)(int) noexcept nogil
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int count, int timeout)
     ssize_t read(int fd, void* data, size_t length)
     long syscall(long number)
@@ -31,6 +37,22 @@ cdef extern from "system.h" nogil:
     int pthread_create(pthread_t* thread, void* attributes, void* (*start)(void*) noexcept nogil,
                        void* argument)
     sighandler_t signal(int number, sighandler_t handler)
+
+
+cdef object system_error(int error):
+    """An OSError with the text of its errno."""
+    return OSError(error, os.strerror(error))
+
+
+cdef int add_to_epoll(int epoll_fd, int fd) except -1:
+    """Have the epoll tell when a descriptor is readable. Raises OSError."""
+    cdef epoll_event event
+    event.events = EPOLLIN
+    event.fd = fd
+    if epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        raise system_error(errno)
+    return 0
+
 
 # For the handler of SIGXCPU, which has no argument: the pump that runs in real time, if any.
 cdef PumpState* real_time_pump = NULL
