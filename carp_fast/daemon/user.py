@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 ROOT = 0
 USUAL_USER = "carp-fast"
 STAYING = 'or daemon.user = "root"'
+FREE_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")  # IPv6, too
+USUAL_FREE_PORT = 1024
 PYTHON = (Path(os.__file__), Path(carp_fast.__file__))
 
 Directories = Sequence[tuple[str, Directory]]
@@ -193,6 +195,17 @@ def needs_root(configuration: Configuration) -> Iterator[str]:
     ]
     if processes:
         yield f"only root sees what a process executes, as the track {processes[0]} wants"
+    metrics = configuration.daemon.metrics
+    if metrics is not None and metrics.path is None and metrics.port < _first_free_port():
+        yield f"only root may listen at port {metrics.port}, as metrics is set"
+
+
+def _first_free_port() -> int:
+    """The first port for which no capability is needed, in this network namespace."""
+    try:
+        return int(FREE_PORTS.read_text())
+    except (OSError, ValueError):
+        return USUAL_FREE_PORT
 
 
 def _give(directories: Directories, configuration: Configuration, user: User) -> Obstacle | None:

@@ -217,6 +217,23 @@ def test_the_directory_of_the_metrics_socket_is_one_of_these(directory: Path) ->
 
 
 @needs_privileges
+def test_a_port_of_metrics_for_root_alone_is_a_fault(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = directory / "bounds"
+    monkeypatch.setattr(user_module, "FREE_PORTS", bounds)  # missing: the usual ones
+    found = configuration(directory, hosted(), metrics="127.0.0.1:1023")
+    fault = "only root may listen at port 1023, as metrics is set"
+    assert list(needs_root(found)) == [fault]
+    (line,) = faults_of(found)
+    assert f"{fault}; allowed: a configuration without that, or daemon.user" in line
+    free = configuration(directory, hosted(), metrics="127.0.0.1:1024")
+    assert list(needs_root(free)) == []
+    bounds.write_text("80\n")
+    assert list(needs_root(found)) == []
+
+
+@needs_privileges
 def test_python_must_be_readable_for_the_user(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
