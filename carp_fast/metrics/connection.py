@@ -13,6 +13,7 @@ from typing import Literal, Protocol, cast
 
 import h11
 
+from carp_fast.errors import CarpFastError
 from carp_fast.metrics.exchange import Answer, Handler, Refused, Request, line_answer
 from carp_fast.metrics.negotiation import is_loopback_host
 
@@ -56,7 +57,7 @@ class Owner(Protocol):
         """Forgets a connection."""
 
 
-class _Gone(Exception):
+class _Gone(CarpFastError):
     """Raised where the client has disconnected, or was."""
 
 

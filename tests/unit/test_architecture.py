@@ -54,7 +54,10 @@ PLAIN = of("engine", "actions copies keys reports states tallied") + of("pump", 
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h", "foresee.h"}
 # "cython" is the compiler's: directives, nothing that is linked; "cpython.buffer" gives the bytes
 # of an object.
-PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython", "cpython.buffer"}
+PURE_LIBC = {
+    *("libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "libc.math"),
+    *("cython", "cpython.buffer"),
+}
 
 # The packages: each imports only from itself, from those before it, and from modules in none, which
 # know nothing. Compiled and Python modules of one name are one package.

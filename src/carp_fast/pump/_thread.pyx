@@ -4,10 +4,9 @@ A thread never takes the GIL. The pump asks for real time; where its budget is s
 ordinary thread and goes on.
 """
 
-import os
-
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport strerror
 
 from carp_fast.pump._environment cimport (
     PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, note_woken, run_due)
@@ -41,7 +40,7 @@ cdef extern from "system.h" nogil:
 
 cdef object system_error(int error):
     """An OSError with the text of its errno."""
-    return OSError(error, os.strerror(error))
+    return OSError(error, strerror(error).decode())
 
 
 cdef int add_to_epoll(int epoll_fd, int fd) except -1:
