@@ -72,6 +72,7 @@ logger = logging.getLogger(__name__)
 
 RESIGN_DEADLINE_S = 10.0
 HOOKS_DEADLINE_S = 35.0
+LOOP_DESCRIPTORS = 12  # more than uvloop opens, some of them as it begins to run
 
 
 def run(path: Path, pid_file: Path | None = None) -> int:
@@ -175,10 +176,7 @@ def launch(
 
     `helper`: starts its programs and reads its configuration again; without one it does so itself.
     """
-    try:
-        loop = uvloop.new_event_loop()
-    except OSError as error:
-        raise StartError(f"cannot create the event loop: {error.strerror}") from error
+    loop = _event_loop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         systemd = Systemd.from_environment()  # before hooks inherit the environment
         if helper is not None:
@@ -186,6 +184,25 @@ def launch(
         made = manner(runner.get_loop())
         serving = serve(configuration, made, systemd, privileges, helper, inheritance=inheritance)
         runner.run(serving)
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """A new event loop. Raises StartError if it could not run for want of descriptors.
+
+    uvloop opens some when it begins to run; where that fails, it cannot be closed any more.
+    """
+    opened: list[int] = []
+    try:
+        while len(opened) < LOOP_DESCRIPTORS:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        while opened:
+            os.close(opened.pop())
+        return uvloop.new_event_loop()
+    except OSError as error:
+        raise StartError(f"cannot create the event loop: {error.strerror}") from error
+    finally:
+        for each in opened:
+            os.close(each)
 
 
 async def serve(
