@@ -27,7 +27,7 @@ def test_a_master_heard_and_one_with_another_passphrase(
     a, b = lab_factory(segments=1).hosts
     fast = {"dead_ratio": 1}  # where nobody else advertises: MASTER after 1 s
     of_a = write_configuration(tmp_path, "a", [table(1), table(2)], defaults=fast)
-    start_daemon(a, of_a).wait_state("MASTER", 5)
+    start_daemon(a, of_a).wait_state("MASTER", 15)
     of_b = write_configuration(
         tmp_path,
         "b",

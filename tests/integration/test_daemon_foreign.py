@@ -67,7 +67,7 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     why = FOREIGN if on_host == address else f"{FOREIGN} as {on_host}"
     # At the start.
     backup = start_daemon(b, path)
-    backup.wait_state("BACKUP", 5)
+    backup.wait_state("BACKUP", 15)
     backup.wait_log(f"WARNING s1/1: {FOREIGN}: {address} is on the interface and not ours", 5)
     assert problems(backup) == {address: why}
     said = command(backup, "explain", "s1", "1")

@@ -124,6 +124,6 @@ def test_what_nobody_takes_over_is_master_again_and_the_command_fails(
     failed = command(a, "yield", "--demote")
     assert failed.returncode == 1
     assert "no other host took it over within its master-down time (3.938 s)" in failed.stderr
-    a.wait_state("MASTER", 5)
+    a.wait_state("MASTER", 15)
     assert a.virtual_host("s1", 1)["demotion"]["total"] == 0
     assert a.status()["daemon"]["demotions"] == {}

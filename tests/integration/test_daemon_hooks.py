@@ -81,7 +81,7 @@ def test_up_and_down_are_told_what_they_should_know(
     }
     tables = [table("1-2", xparam="of mine", **keys), table("3", **keys)]
     daemon = start_daemon(a, write_configuration(tmp_path, "a", tables, defaults=ALONE))
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     wait_for(lambda: all(records(tmp_path, vhid) for vhid in (1, 2, 3)), 5, "three hooks")
     (up,) = records(tmp_path, 2)  # none at the first BACKUP
     assert up == {
@@ -124,7 +124,7 @@ def test_unmanaged_addresses_are_announced_when_up_has_run(
     tables = [table("1", manage_addresses=False, up=up, down=down)]
     daemon = start_daemon(a, write_configuration(tmp_path, "a", tables, defaults=ALONE))
     with Observer(b) as observer:
-        daemon.wait_state("MASTER", 5)
+        daemon.wait_state("MASTER", 15)
         observer.wait_until(lambda: observer.advertisements(a), 2, "an advertisement")
         assert ("s1", "10.1.1.1") not in a.addresses()
         assert not observer.announced()
@@ -187,7 +187,7 @@ esac
     )
     with Recording(b) as recording:
         daemon = start_daemon(a, path, arguments=EVERY_LINE)
-        daemon.wait_state("MASTER", 5)
+        daemon.wait_state("MASTER", 15)
         daemon.wait_log(r"ERROR s1/[12]: up \S+: not finished within 0.5 s", 5, count=2)
         daemon.wait_log(
             r"ERROR s1/[12]: up \S+: ignored SIGTERM for 2 s, sending SIGKILL", 5, count=2
@@ -207,7 +207,7 @@ def test_notify_is_told_every_change(lab_factory: Callable[..., Lab], tmp_path: 
         tmp_path, "a", [table("1-3")], defaults=ALONE, daemon={"notify": program}
     )
     daemon = start_daemon(a, path)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     assert daemon.stop() == 0
     changes = [json.loads(line) for line in told.read_text().splitlines()]
     assert all(change.keys() == EVENT_KEYS for change in changes)
@@ -257,7 +257,7 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
         assert tracer.stdout.readline() == "tracing\n"
         gate.write_text("go\n")
         daemon.wait_ready()
-        daemon.wait_state("MASTER", 5)
+        daemon.wait_state("MASTER", 15)
         daemon.wait_log("up .*: exit status 0 after", 10, count=20)
         daemon.reload()
         daemon.process.signal(signal.SIGHUP)

@@ -198,5 +198,5 @@ def test_two_hosts_of_one_machine_in_namespaces_of_their_own_do_not_meet(
     first = start(a, tmp_path, "first", table("1"))
     second = start(b, tmp_path, "second", table("1", advskew=100))
     first.wait_state("MASTER", 8)
-    second.wait_state("BACKUP", 5)
+    second.wait_state("BACKUP", 15)
     assert not second.log_lines("in_use")

@@ -192,7 +192,7 @@ def test_counts_are_right_after_a_take_over(lab: Lab, tmp_path: Path) -> None:
     first, _ = start(a, tmp_path, TABLE)
     first.wait_state("MASTER", 10)
     second, path = start(b, tmp_path, TABLE)
-    second.wait_state("BACKUP", 5)
+    second.wait_state("BACKUP", 15)
     wait_for(
         lambda: all(each["peer"] for each in second.status()["virtual_hosts"]), 5, "the master"
     )

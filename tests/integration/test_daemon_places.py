@@ -28,7 +28,7 @@ def start_master(lab: Lab, directory: Path, **defaults: object) -> RunningDaemon
     table = {"interface": "s1", "vhid": "1-20", "addresses": ["10.1.1.{vhid}/16"]}
     path = write_configuration(directory, "a", [table], defaults={"dead_ratio": 1, **defaults})
     daemon = start_daemon(lab["a"], path)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     # With the repeats that follow every take-over behind us, what is announced is news.
     wait_for(
         lambda: all(

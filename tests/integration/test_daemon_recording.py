@@ -45,14 +45,14 @@ def test_a_recorded_take_over_is_decided_again(
     backup = start_daemon(
         b, write_configuration(tmp_path, "b", [table], defaults={**fast, "advskew": 40})
     )
-    master.wait_state("MASTER", 5)
+    master.wait_state("MASTER", 15)
     wait_for(
         lambda: all(backup.counters("s1", vhid)["advertisements_heard"] for vhid in (1, 2, 3)),
         5,
         "an advertisement of each",
     )
     master.kill()
-    backup.wait_state("MASTER", 5)
+    backup.wait_state("MASTER", 15)
     wait_for(lambda: backup.counters("s1", 3)["advertisements_sent"] > 2, 5, "advertisements")
 
     path = tmp_path / "b.scenario"

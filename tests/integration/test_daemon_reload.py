@@ -38,7 +38,7 @@ class Pair:
         addresses = [host["addresses"] for host in self.master.status()["virtual_hosts"]]
         self.master.wait_held(own, len(set().union(*addresses)))
         self.backup = start_daemon(self.b, self.write(self.b, tables))
-        self.backup.wait_state("BACKUP", 5)
+        self.backup.wait_state("BACKUP", 15)
         self.daemons = {"a": self.master, "b": self.backup}
 
     def write(self, host: Host, tables: tuple[Mapping[str, Any], ...], **defaults: Any) -> Path:
@@ -113,7 +113,7 @@ def test_addresses_added_on_both_hosts_one_after_the_other_change_no_state(
 
     # Both kept, and both know it after a take-over, too.
     pair.master.kill()
-    pair.backup.wait_state("MASTER", 5)
+    pair.backup.wait_state("MASTER", 15)
     wait_for(lambda: ("s1", "10.1.3.1") in pair.b.addresses(), 2, "the signed address on host b")
 
 
@@ -221,7 +221,7 @@ def test_virtual_hosts_are_removed_and_added(
     assert [each["name"] for each in pair.master.status()["interfaces"]] == ["s1"]
     assert not {name for name, _ in pair.a.addresses() - {("s2", lab["a"].address(2))}} - {"s1"}
     lab.set_link("a", 2, up=False)
-    pair.master.wait_state("MASTER", 5)
+    pair.master.wait_state("MASTER", 15)
     assert not pair.master.log_lines("s2: link down")
 
 

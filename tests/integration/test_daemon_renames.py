@@ -161,7 +161,7 @@ def test_two_interfaces_swap_their_names(lab_factory: Callable[..., Lab], tmp_pa
     lab = lab_factory(segments=2)
     host = lab["a"]
     daemon, _ = pair_of_names(host, tmp_path, ("s1", "s2"))
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     wait_for(
         lambda: {("s1", "10.1.1.1"), ("s2", "10.1.1.2")} <= host.addresses(), STATE_S, "addresses"
     )
@@ -174,7 +174,7 @@ def test_two_interfaces_swap_their_names(lab_factory: Callable[..., Lab], tmp_pa
             STATE_S,
             "the other interface under each name",
         )
-        daemon.wait_state("MASTER", 5)
+        daemon.wait_state("MASTER", 15)
         wait_for(
             lambda: (
                 {each for each in host.addresses() if each[1].startswith("10.1.1.")}
@@ -238,7 +238,7 @@ def test_what_has_our_mark_is_ours_when_its_interface_appears(
     defaults = {"dead_ratio": 1}
     path = write_configuration(tmp_path, "a", [table], defaults=defaults)
     daemon = start_daemon(host, path)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     wait_for(lambda: has_link_local(host, "s1"), STATE_S, "the address")
     daemon.kill()
     rename(host, "s1", "x1")
@@ -247,7 +247,7 @@ def test_what_has_our_mark_is_ours_when_its_interface_appears(
     rename(host, "x1", "s1")
     again.wait_log("s1: 1 addresses there have our mark and are ours", STATE_S)
     wait_for(lambda: not has_link_local(host, "s1"), 1, "removed while BACKUP")
-    again.wait_state("MASTER", 5)
+    again.wait_state("MASTER", 15)
     wait_for(lambda: has_link_local(host, "s1"), STATE_S, "there as MASTER")
     assert not again.log_lines("address_foreign")
     assert again.stop() == 0

@@ -69,7 +69,7 @@ def test_at_sigterm_addresses_go_first_and_then_resignations(
     daemon = start_daemon(a, path, arguments=["--pid-file", str(pid_file)])
     assert pid_file.read_text() == f"{daemon.process.pid}\n"
     assert stat.S_IMODE(daemon.control_socket.stat().st_mode) == 0o600
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     wait_for(lambda: len(a.addresses()) == 256, 5, "255 addresses")
     # An address leaves before its host resigns: when the resignation is seen, the notification
     # that the address is gone has been in the other socket's queue for some time.
@@ -106,7 +106,7 @@ def test_sigint_ends_a_backup_without_a_word(
 ) -> None:
     a, b = lab_factory(segments=1).hosts
     master = start_daemon(a, configuration(tmp_path))
-    master.wait_state("MASTER", 5)
+    master.wait_state("MASTER", 15)
     backup = start_daemon(b, write_configuration(tmp_path, "b", [table()]))
     with Observer(a) as observer:
         backup.process.signal(2)
@@ -121,7 +121,7 @@ def test_with_the_pump_in_the_loop_the_backup_takes_over(
 ) -> None:
     a, b = lab_factory(segments=1).hosts
     master = start_daemon(a, configuration(tmp_path, vhids="1-100", pump="loop"))
-    master.wait_state("MASTER", 5)
+    master.wait_state("MASTER", 15)
     assert master.log_lines("the pump runs in the event loop")
     path = write_configuration(
         tmp_path,
@@ -156,7 +156,7 @@ def test_a_control_socket_in_use_is_refused_and_a_stale_one_replaced(
     a, _ = lab_factory(segments=1).hosts
     path = configuration(tmp_path)
     daemon = start_daemon(a, path)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     line = refusal(a, path)
     socket_path = daemon.control_socket
     assert line.splitlines()[-1] == (
@@ -167,7 +167,7 @@ def test_a_control_socket_in_use_is_refused_and_a_stale_one_replaced(
     daemon.kill()
     assert socket_path.exists()
     again = start_daemon(a, path)
-    again.wait_state("MASTER", 5)
+    again.wait_state("MASTER", 15)
     assert again.log_lines(f"control socket {socket_path}: stale, replaced")
     assert again.stop() == 0
 
@@ -236,7 +236,7 @@ def test_who_manages_no_addresses_needs_no_capability_for_them(
     without = table(manage_addresses=False)
     path = write_configuration(tmp_path, "a", [without], defaults=ALONE)
     daemon = start_daemon(a, path, program=["setpriv", "--bounding-set=-net_admin", *CARP_FAST])
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     write_configuration(tmp_path, "a", [without, table("7")], defaults=ALONE)
     done = a.run(
         [*CARP_FAST, "reload", "--control-socket", str(daemon.control_socket)], check=False
@@ -254,7 +254,7 @@ def test_closed_standard_descriptors_harm_nothing(
     a, _ = lab_factory(segments=1).hosts
     program = ["sh", "-c", f'exec "$@" {closed}', "sh", *CARP_FAST]
     daemon = start_daemon(a, configuration(tmp_path), program=program)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     assert daemon.stop() == 0
 
 
@@ -384,7 +384,7 @@ def test_status_is_as_the_contract_has_it(lab_factory: Callable[..., Lab], tmp_p
     a, b = lab_factory(segments=1).hosts
     started_at = time.time()
     master = start_daemon(a, configuration(tmp_path))
-    master.wait_state("MASTER", 5)
+    master.wait_state("MASTER", 15)
     path = write_configuration(
         tmp_path, "b", [table(unsigned_addresses=["10.1.2.{vhid}/24"])], defaults={"advskew": 9}
     )
@@ -478,16 +478,16 @@ def test_log_lines_name_interface_and_vhid_the_same_way(
     lab = lab_factory(segments=1)
     a, b = lab.hosts
     daemon = start_daemon(a, configuration(tmp_path, vhids="1-2"))
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     path = write_configuration(
         tmp_path, "b", [table("1")], defaults={**ALONE, "passphrase": "another"}
     )
-    start_daemon(b, path).wait_state("MASTER", 5)
+    start_daemon(b, path).wait_state("MASTER", 15)
     daemon.wait_log("other_master", 3)
     lab.set_link("a", 1, up=False)
     daemon.wait_state("INIT", 2)
     lab.set_link("a", 1, up=True)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     assert daemon.stop() == 0
     told = [line.partition(" ")[2] for line in daemon.log.splitlines()]
     assert [line for line in told if "->" in line and "s1/2" in line] == [

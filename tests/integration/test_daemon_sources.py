@@ -56,7 +56,7 @@ def test_a_source_that_is_not_there_is_waited_for_and_missed(
     with Observer(lab["b"]) as observer:
         add(host, f"addr add {SOURCE}/16 dev s1")
         await_reason(daemon, "BACKUP", "source_found")
-        daemon.wait_state("MASTER", 5)
+        daemon.wait_state("MASTER", 15)
         observer.wait_until(lambda: observer.advertisements(SOURCE), SOON_S, "that source")
         # A secondary that is not in use is no matter; the source itself is.
         add(host, "addr add 10.1.0.98/16 dev s1", "addr del 10.1.0.98/16 dev s1")
@@ -64,7 +64,7 @@ def test_a_source_that_is_not_there_is_waited_for_and_missed(
         await_reason(daemon, "INIT", "no_source")
         wait_for(lambda: ("s1", VIRTUAL) not in host.addresses(), SOON_S, "no address left")
     add(host, f"addr add {SOURCE}/16 dev s1")
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     assert daemon.stop() == 0
 
 
@@ -78,13 +78,13 @@ def test_a_source_of_another_interface_is_used_and_followed(
     daemon = start_daemon(host, configuration(tmp_path))
     assert daemon.log_lines(f"s1: source {SOURCE} is an address of another interface")
     with Observer(lab["b"]) as observer:
-        daemon.wait_state("MASTER", 5)
+        daemon.wait_state("MASTER", 15)
         observer.wait_until(lambda: observer.advertisements(SOURCE), SOON_S, "that source")
     # The daemon has no virtual host on lo, and hears of it all the same.
     add(host, f"addr del {SOURCE}/32 dev lo")
     await_reason(daemon, "INIT", "no_source")
     add(host, f"addr add {SOURCE}/32 dev lo")
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     assert daemon.stop() == 0
 
 
@@ -101,7 +101,7 @@ def test_an_ipv6_source_counts_once_it_is_no_longer_tentative(
     daemon.wait_log("s1: source fd00::99 is tentative", SOON_S)
     await_reason(daemon, "INIT", "no_source")
     daemon.wait_log("s1: source fd00::99 is present", 10)
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     # The same address on the other host first: duplicate address detection fails.
     add(host, "addr del fd00::99/64 dev s1")
     await_reason(daemon, "INIT", "no_source")
@@ -118,13 +118,13 @@ def test_a_reload_brings_and_takes_away_sources(
     lab = lab_factory(segments=1)
     host = lab["a"]
     daemon = start_daemon(host, configuration(tmp_path, source=host.address(1)))
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     configuration(tmp_path)
     daemon.reload()
     await_reason(daemon, "INIT", "no_source")
     # It is followed from the reload on, on whichever interface.
     add(host, f"addr add {SOURCE}/32 dev lo")
-    daemon.wait_state("MASTER", 5)
+    daemon.wait_state("MASTER", 15)
     configuration(tmp_path, source=host.address(1))
     daemon.reload()
     add(host, f"addr del {SOURCE}/32 dev lo")

@@ -61,7 +61,7 @@ def test_a_backup_of_1000_stopped_and_continued_stays_backup(
     master = start_daemon(a, configuration(tmp_path, "a", 0, 4, 250))
     master.wait_state("MASTER", 15)
     backup = start_daemon(b, configuration(tmp_path, "b", 100, 4, 250))
-    backup.wait_state("BACKUP", 5)
+    backup.wait_state("BACKUP", 15)
     with Observer(a) as observer, backup.events() as from_backup, master.events() as from_master:
         backup.process.signal(signal.SIGSTOP)
         stopped_at = time.monotonic()

@@ -274,7 +274,7 @@ def test_a_successor_that_is_killed_or_hangs_leaves_the_former_one_as_it_was(
         assert "the successor has" in str(error)
         assert changes.read() == []
     assert {each["state"] for each in pair.master.status()["virtual_hosts"]} == {"MASTER"}
-    pair.backup.wait_state("BACKUP", 5)
+    pair.backup.wait_state("BACKUP", 15)
     assert pair.backup.log_lines("-> MASTER") == []
 
 
