@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from carp_fast.programs.spawning import ChildError, kill_group, spawn, spawn_inheriting
@@ -31,7 +32,31 @@ def printable(output: bytes) -> list[str]:
     ]
 
 
-class Child:
+class _Watched(ABC):
+    """A child that is watched by the loop, until it ends or is left."""
+
+    running = False
+    _process: subprocess.Popen[bytes]
+
+    @abstractmethod
+    def kill(self, number: signal.Signals) -> None: ...
+
+    @abstractmethod
+    def leave(self) -> None: ...
+
+    def abandon(self) -> None:
+        """Kills it now and stops watching it; `on_exit` is not called. reap() has to follow."""
+        if self.running:
+            self.kill(signal.SIGKILL)
+            self.leave()
+
+    def reap(self, timeout_s: float) -> None:
+        """Waits for the end of a killed process, at most for so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+
+
+class Child(_Watched):
     """A running program of spawn(); see there for its surroundings.
 
     `on_output(data)` gets what it writes on stdout and stderr; `on_exit(exit_status)` is called
@@ -95,22 +120,11 @@ class Child:
         self._kill_rest = True
         self.kill(signal.SIGTERM)
 
-    def abandon(self) -> None:
-        """Kills it now and stops watching it; `on_exit` is not called. reap() has to follow."""
-        if self.running:
-            self.kill(signal.SIGKILL)
-            self.leave()
-
     def leave(self) -> None:
         """Stops watching it; it continues, without its pipes, and `on_exit` is not called."""
         if self.running:
             self._unwatch()
             self.close_stdin()
-
-    def reap(self, timeout_s: float) -> None:
-        """Waits for the end of a killed process, at most for so long."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
 
     def _read(self) -> None:
         try:
@@ -145,7 +159,7 @@ class Child:
         self._process.stdout.close()
 
 
-class InheritingChild:
+class InheritingChild(_Watched):
     """A running program of spawn_inheriting(): nothing is read from it or written to it.
 
     `on_exit(exit_status)` is called once. Its process group is ours, so signals go to it alone.
@@ -182,23 +196,12 @@ class InheritingChild:
         """Sends SIGTERM."""
         self.kill(signal.SIGTERM)
 
-    def abandon(self) -> None:
-        """Kills it now and stops watching it; `on_exit` is not called. reap() has to follow."""
-        if self.running:
-            self.kill(signal.SIGKILL)
-            self.leave()
-
     def leave(self) -> None:
         """Stops watching it; it continues, and `on_exit` is not called."""
         if self.running:
             self.running = False
             self._loop.remove_reader(self._exit_fd)
             os.close(self._exit_fd)
-
-    def reap(self, timeout_s: float) -> None:
-        """Waits for the end of a killed process, at most for so long."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
 
     def _ended(self) -> None:
         self.leave()
