@@ -154,13 +154,13 @@ def run(
     SIGTERM and SIGINT: resigns and exits. SIGHUP: reloads the configuration.
     """
     from carp_fast.config.load import ConfigurationError
-    from carp_fast.daemon import daemon
+    from carp_fast.daemon import run as own_process
     from carp_fast.daemon.systemd import start_logging
 
     chosen = start_logging(log_format, logging.getLevelName(log_level.upper()))
     try:
-        code = daemon.run(config or DEFAULT_CONFIGURATION, pid_file)
-    except (ConfigurationError, daemon.StartError) as error:
+        code = own_process.run(config or DEFAULT_CONFIGURATION, pid_file)
+    except (ConfigurationError, own_process.StartError) as error:
         lines = str(error).splitlines()
         if chosen == "text":
             prefix = "" if isinstance(error, ConfigurationError) else f"{PROGRAM}: "

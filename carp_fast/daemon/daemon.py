@@ -10,13 +10,9 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
-
-import uvloop
 
 from carp_fast.config import load as config
 from carp_fast.control.audit import INTERRUPTED, OK, log_change
@@ -24,12 +20,11 @@ from carp_fast.control.documents import counts_text
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import RecordRequest
 from carp_fast.control.server import Answer, ControlServer
-from carp_fast.daemon import start, upgrade_state
+from carp_fast.daemon import start
 from carp_fast.daemon.control_group import group_of
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.groups import LimitReached
-from carp_fast.daemon.hooks import HookError, Hooks
-from carp_fast.daemon.host_log import HostLog
+from carp_fast.daemon.hooks import HookError
 from carp_fast.daemon.inheriting import Inheriting
 from carp_fast.daemon.manner import Controls, Manner, Own
 from carp_fast.daemon.measuring import Measuring
@@ -39,170 +34,26 @@ from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.orphans import reap_orphans
 from carp_fast.daemon.passing_on import PassingOn
 from carp_fast.daemon.privileges import Privileges
-from carp_fast.daemon.process import (
-    StartError,
-    forbid_core_files,
-    forbid_tracing,
-    give_back_memory,
-    require_capabilities,
-    share_memory,
-)
+from carp_fast.daemon.process import StartError, give_back_memory
 from carp_fast.daemon.reloader import Reloader
 from carp_fast.daemon.requests import Requests
 from carp_fast.daemon.succeeding import Succession
 from carp_fast.daemon.systemd import Systemd
-from carp_fast.daemon.table import MASTER, Places, by_interface
+from carp_fast.daemon.table import MASTER, Places
 from carp_fast.daemon.traces import Held
 from carp_fast.daemon.upgrade import UpgradeCommand
 from carp_fast.daemon.upgrade_process import start_successor
-from carp_fast.daemon.upgrade_state import Running
-from carp_fast.daemon.user import leave_root
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
 from carp_fast.net.interfaces import LinkError
 from carp_fast.privileged.client import PrivilegedHelper
-from carp_fast.privileged.start import HelperError, Started
-from carp_fast.privileged.start import take as take_started
 from carp_fast.replay import recording as recordings
-from carp_fast.signals import inherit_nothing, take_remembered
-
-__all__ = ["StartError", "launch", "run"]
+from carp_fast.signals import take_remembered
 
 logger = logging.getLogger(__name__)
 
 RESIGN_DEADLINE_S = 10.0
 HOOKS_DEADLINE_S = 35.0
-LOOP_DESCRIPTORS = 12  # more than uvloop opens, some of them as it begins to run
-
-
-def run(path: Path, pid_file: Path | None = None) -> int:
-    """Reads the configuration and runs until SIGTERM or SIGINT; returns the exit code.
-
-    A process that succeeds another daemon, see succeeding.py, runs what that one runs and reloads
-    afterwards. Raises ConfigurationError and StartError before anything was changed.
-    """
-    inherit_nothing()
-    forbid_core_files()
-    forbid_tracing()
-    share_memory()
-    with ExitStack() as stack:
-        succession = Succession.from_environment()
-        if succession is None:
-            _run_from_files(stack, path, pid_file)
-            return 0
-        stack.enter_context(succession)
-        try:
-            _run_after(stack, succession, path, pid_file)
-        except Exception as error:  # whatever it is, the other daemon waits for the reason
-            raise succession.failed(error) from error
-    return 0
-
-
-def _run_from_files(stack: ExitStack, path: Path, pid_file: Path | None) -> None:
-    helper, configuration = _loaded(stack, path)
-    _launch_own(stack, configuration, pid_file, helper)
-
-
-def _run_after(stack: ExitStack, succession: Succession, path: Path, pid_file: Path | None) -> None:
-    """Runs what the other daemon runs, once the files have been checked."""
-    helper, _ = _loaded(stack, path)
-    with succession.running() as memory:
-        running = upgrade_state.decode(memory.view, Running)
-    configuration = upgrade_state.configuration_of(running)
-    inheritance = Inheritance(succession, running.places)
-    _launch_own(stack, configuration, pid_file, helper, inheritance)
-
-
-def _loaded(stack: ExitStack, path: Path) -> tuple[PrivilegedHelper | None, config.Configuration]:
-    """The helper, if there is one, and the configuration of the files.
-
-    Raises ConfigurationError and StartError.
-    """
-    helper = open_helper(take_started)
-    if helper is None:
-        configuration = config.load_settled(path)
-    else:
-        stack.enter_context(helper)
-        with refused_as_start_error():
-            configuration = helper.load_first(path)
-    require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
-    return helper, configuration
-
-
-def _launch_own(
-    stack: ExitStack,
-    configuration: config.Configuration,
-    pid_file: Path | None,
-    helper: PrivilegedHelper | None,
-    inheritance: Inheritance | None = None,
-) -> None:
-    limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
-
-    def manner(loop: asyncio.AbstractEventLoop) -> Manner:
-        return Own(Hooks(loop, *limits, launcher=helper), HostLog(loop.call_later))
-
-    succeeds = inheritance is not None
-    privileges = stack.enter_context(leave_root(configuration, pid_file, succeeds=succeeds))
-    launch(configuration, manner, privileges, helper, inheritance)
-
-
-def open_helper(begin: Callable[[], Started | None]) -> PrivilegedHelper | None:
-    """The privileged helper that `begin` starts, or has started; None: there is to be none.
-
-    Raises StartError.
-    """
-    with refused_as_start_error():
-        started = begin()
-    return None if started is None else PrivilegedHelper(started)
-
-
-@contextmanager
-def refused_as_start_error() -> Iterator[None]:
-    """Raises StartError in place of HelperError."""
-    try:
-        yield
-    except HelperError as error:
-        raise StartError(str(error)) from error
-
-
-def launch(
-    configuration: config.Configuration,
-    manner: Callable[[asyncio.AbstractEventLoop], Manner],
-    privileges: Privileges,
-    helper: PrivilegedHelper | None = None,
-    inheritance: Inheritance | None = None,
-) -> None:
-    """Runs a daemon on its own event loop until it is stopped. Raises StartError.
-
-    `helper`: starts its programs and reads its configuration again; without one it does so itself.
-    """
-    loop = _event_loop()
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        systemd = Systemd.from_environment()  # before hooks inherit the environment
-        if helper is not None:
-            helper.attach(runner.get_loop())
-        made = manner(runner.get_loop())
-        serving = serve(configuration, made, systemd, privileges, helper, inheritance=inheritance)
-        runner.run(serving)
-
-
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop. Raises StartError if it could not run for want of descriptors.
-
-    uvloop opens some when it begins to run; where that fails, it cannot be closed any more.
-    """
-    opened: list[int] = []
-    try:
-        while len(opened) < LOOP_DESCRIPTORS:
-            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        while opened:
-            os.close(opened.pop())
-        return uvloop.new_event_loop()
-    except OSError as error:
-        raise StartError(f"cannot create the event loop: {error.strerror}") from error
-    finally:
-        for each in opened:
-            os.close(each)
 
 
 async def serve(

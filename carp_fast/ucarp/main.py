@@ -103,7 +103,7 @@ def _run(options: Options) -> int:
 
 
 def _run_daemon(options: Options, waiting: Waiting) -> int:
-    from carp_fast.daemon.daemon import StartError
+    from carp_fast.daemon.process import StartError
     from carp_fast.ucarp.manner import run
 
     host = virtual_host(options)

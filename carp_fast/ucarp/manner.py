@@ -20,12 +20,12 @@ import msgspec
 
 from carp_fast.config import load as config
 from carp_fast.control.documents import NOT_DEMOTED
-from carp_fast.daemon.daemon import launch, open_helper
 from carp_fast.daemon.hooks import Done
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, hook_for
 from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.process import StartError, require_capabilities
+from carp_fast.daemon.run import launch, open_helper
 from carp_fast.daemon.user import leave_root_by_default
 from carp_fast.inet import address_bytes
 from carp_fast.privileged import rows, table

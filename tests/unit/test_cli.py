@@ -229,7 +229,7 @@ class StartError(Exception):
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
-    """Stands in for carp_fast.daemon.daemon; what `run` changes in logging is put back."""
+    """Stands in for carp_fast.daemon.run; what `run` changes in logging is put back."""
     root = logging.getLogger()
     handlers, level, last_resort = root.handlers[:], root.level, logging.lastResort
     stand_in = types.SimpleNamespace(StartError=StartError, calls=[], result=0)
@@ -242,7 +242,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
         return int(stand_in.result)
 
     stand_in.run = run
-    monkeypatch.setattr(carp_fast.daemon, "daemon", stand_in, raising=False)
+    monkeypatch.setattr(carp_fast.daemon, "run", stand_in, raising=False)
     yield stand_in
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -295,7 +295,7 @@ def test_run_leaves_rich_out_of_the_daemon() -> None:
         "stand_in = types.SimpleNamespace(StartError=OSError)\n"
         "stand_in.run = lambda path, pid_file: print([m for m in ('rich', 'pyroute2') "
         "if m in sys.modules]) or 0\n"
-        "carp_fast.daemon.daemon = stand_in\n"
+        "carp_fast.daemon.run = stand_in\n"
         "from carp_fast.cli.main import main\n"
         "main(['run'])\n"
     )
