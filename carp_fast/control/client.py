@@ -20,7 +20,6 @@ import msgspec
 from carp_fast.closing import Closing
 from carp_fast.control.documents import (
     Demoted,
-    Explanation,
     HandedOver,
     Maintenance,
     Recording,
@@ -29,6 +28,7 @@ from carp_fast.control.documents import (
     Status,
     Upgraded,
 )
+from carp_fast.control.explanations import Explanation
 from carp_fast.control.protocol import (
     CHUNK_BYTES,
     ControlError,

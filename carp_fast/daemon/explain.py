@@ -14,7 +14,8 @@ from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
 from carp_fast.config.model import nearest_to
 from carp_fast.config.ranges import in_ranges
-from carp_fast.control.documents import (
+from carp_fast.control.documents import VirtualHostFacts, VirtualHostStatus
+from carp_fast.control.explanations import (
     Digest,
     Event,
     Explained,
@@ -25,8 +26,6 @@ from carp_fast.control.documents import (
     Stalled,
     Timer,
     VirtualHostExplanation,
-    VirtualHostFacts,
-    VirtualHostStatus,
 )
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import ExplainRequest, StatusRequest

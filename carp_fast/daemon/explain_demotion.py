@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from carp_fast.control.documents import HeardMaster, MaintenanceState, VirtualHostExplanation
+from carp_fast.control.documents import MaintenanceState
+from carp_fast.control.explanations import HeardMaster, VirtualHostExplanation
 from carp_fast.daemon.explain_words import DEMOTION_MEANINGS, seconds
 
 TRACKS_LISTED = 16  # per virtual host

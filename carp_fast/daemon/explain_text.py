@@ -10,12 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from carp_fast.control.documents import (
-    Explanation,
-    HeardMaster,
-    VirtualHostExplanation,
-    VirtualHostFacts,
-)
+from carp_fast.control.documents import VirtualHostFacts
+from carp_fast.control.explanations import Explanation, HeardMaster, VirtualHostExplanation
 from carp_fast.daemon.explain_demotion import (
     DEMOTED_ADVSKEW,
     RESIGNATION,

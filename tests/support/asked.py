@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.documents import Explanation, VirtualHostExplanation
+from carp_fast.control.explanations import Explanation, VirtualHostExplanation
 from carp_fast.control.requests import ExplainRequest
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import Explanations

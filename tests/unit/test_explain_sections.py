@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from carp_fast.config.ranges import in_ranges
-from carp_fast.control.documents import Explanation
+from carp_fast.control.explanations import Explanation
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon import explain_text, explain_words
 from carp_fast.net.interfaces import Interface, absent
