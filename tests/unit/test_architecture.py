@@ -104,7 +104,15 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.replay",
         "cli.upgrade",
     }
-    | {"cli.check", "cli.sink", "cli.trial", "cli.terminal", "cli.conflicts", "cli.flood_options"},
+    | {
+        "cli.check",
+        "cli.sink",
+        "cli.status",
+        "cli.trial",
+        "cli.terminal",
+        "cli.conflicts",
+        "cli.flood_options",
+    },
     "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
     "h11": {"metrics.connection"},
     "prometheus_client": {"metrics.collector"},

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 import carp_fast
 from carp_fast.cli import main as cli
-from carp_fast.cli import terminal
+from carp_fast.cli import status, terminal
 from carp_fast.control.protocol import ControlError
 from tests.support.answering import DEADLINE_S, FakeDaemon, host
 
@@ -104,7 +104,7 @@ def test_status_in_a_pipe_is_plain_and_whole(fake: FakeDaemon) -> None:
     ],
 )
 def test_ages_have_their_two_largest_units(since: str, age: str) -> None:
-    assert cli._age(since, datetime(2026, 1, 1, tzinfo=UTC)) == age
+    assert status.age(since, datetime(2026, 1, 1, tzinfo=UTC)) == age
 
 
 def test_status_filters_are_the_daemons(fake: FakeDaemon) -> None:
