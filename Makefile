@@ -34,10 +34,11 @@ help:
 demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over is measured (root)
 	$(PY) -m carp_fast demo
 
-# Tests mostly wait for elections: several run together on a core.
+# Tests mostly wait for elections: several run together on a core. Those that run alone come first:
+# one process leaves the compiled tests in the cache, which several would each compile for themselves.
 test: test-packages check ## check, then every test (as root: with network namespaces, ucarp, keepalived)
-	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 -m "not alone"
 	$(PY) -m pytest --durations=5 -m alone
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 -m "not alone"
 
 # COMBINATIONS in tests/support/paths.py; less than 25 minutes on two free cores. WITH: one of them.
 # A test that is `alone` has its paths in `make test`.
