@@ -29,7 +29,7 @@ from carp_fast.simulate.episodes import EPISODES
 from carp_fast.simulate.seeds import draw
 from carp_fast.simulate.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
 
-SMALL = range(1, 401)
+SMALL = range(1, 251)
 LARGE = range(1, 3)
 
 
