@@ -24,8 +24,10 @@ from carp_fast.net import addresses
 from carp_fast.pump._pump import Pump
 
 CAPACITY = 4096
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 MANY = 20_000
+# On a busy machine one turn may take the outcomes of all addresses.
+ROOM_FOR_ALL = pytest.mark.parametrize("pump", [1 << 16], indirect=True)
 
 
 def host(number: int) -> PreparedHost:
@@ -39,13 +41,14 @@ def host(number: int) -> PreparedHost:
 
 
 @pytest.fixture
-def pump() -> Iterator[Pump]:
-    """A pump without a wire and without a thread, with the smallest ring."""
+def pump(request: pytest.FixtureRequest) -> Iterator[Pump]:
+    """A pump without a wire and without a thread, with the smallest ring unless told otherwise."""
+    capacity = getattr(request, "param", CAPACITY)
     silent_fd = os.eventfd(0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.bind((0, 0))
         made = Pump(
-            [("packet", silent_fd)], silent_fd, netlink.fileno(), addresses.templates(), CAPACITY
+            [("packet", silent_fd)], silent_fd, netlink.fileno(), addresses.templates(), capacity
         )
         yield made
         del made
@@ -182,6 +185,7 @@ def changing(pump: Pump) -> list[Report]:
     return found
 
 
+@ROOM_FOR_ALL
 def test_nothing_is_done_while_the_addresses_of_a_host_change(pump: Pump) -> None:
     found = changing(pump)
     mark = pump.mark(when_settled=True)
@@ -189,6 +193,7 @@ def test_nothing_is_done_while_the_addresses_of_a_host_change(pump: Pump) -> Non
     assert failed(found) == set(range(MANY))
 
 
+@ROOM_FOR_ALL
 def test_addresses_of_a_host_that_is_replaced_while_they_change_are_all_added(pump: Pump) -> None:
     changing(pump)
     pump.replace(0, with_many_addresses(12), 0)
@@ -198,6 +203,7 @@ def test_addresses_of_a_host_that_is_replaced_while_they_change_are_all_added(pu
     assert failed(found) == set(range(MANY))
 
 
+@ROOM_FOR_ALL
 def test_the_addresses_of_a_host_that_is_replaced_change_from_the_first_on(pump: Pump) -> None:
     changing(pump)
     pump.replace(0, with_many_addresses(12), 0)
