@@ -30,21 +30,21 @@ def test_an_operators_demotion_hands_over_and_survives_a_crash(
     path = write_configuration(tmp_path, "a", [TABLE], defaults={"preempt": True})
     slower = {"preempt": True, "advskew": 50}
     a = start_daemon(one, path)
-    a.wait_state("MASTER", 8)
+    a.wait_state("MASTER", 10)
     b = start_daemon(other, write_configuration(tmp_path, "b", [TABLE], defaults=slower))
-    b.wait_state("BACKUP", 8)
+    b.wait_state("BACKUP", 10)
 
     def command(*words: str) -> str:
         return one.run([*CARP_FAST, words[0], "-c", str(path), *words[1:]]).stdout
 
     printed = command("demote", "100", "--reason", "new switch")
     assert printed == "virtual hosts: 3, demoted by 100 (new switch: 100)\n"
-    b.wait_state("MASTER", 8)
-    a.wait_state("BACKUP", 8)
+    b.wait_state("MASTER", 10)
+    a.wait_state("BACKUP", 10)
     assert demotions(a) == 3 * [{"total": 100, "reasons": {"operator": 100}}]
     a.kill()
     a = start_daemon(one, path)
-    a.wait_state("BACKUP", 8)
+    a.wait_state("BACKUP", 10)
     assert a.log_lines(r"WARNING demoted by 100 \(new switch\), as before the start")
     command("demote", "10", "--reason", "kernel update")
     status = a.status()
@@ -54,10 +54,10 @@ def test_an_operators_demotion_hands_over_and_survives_a_crash(
     assert explained.operator_demotions == {"new switch": 100, "kernel update": 10}
     assert b.summary()["master"] == 3
     command("undemote", "--reason", "new switch")
-    a.wait_state("MASTER", 8)
+    a.wait_state("MASTER", 10)
     assert demotions(a) == 3 * [{"total": 10, "reasons": {"operator": 10}}]
-    b.wait_state("BACKUP", 8)
+    b.wait_state("BACKUP", 10)
     b.stop()
     command("demote", "240", "--reason", "new switch")
-    a.wait_state("MASTER", 8)  # demotion never stops a host that hears nobody
+    a.wait_state("MASTER", 10)  # demotion never stops a host that hears nobody
     assert a.stop() == 0

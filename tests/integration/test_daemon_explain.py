@@ -43,8 +43,8 @@ def test_a_master_heard_and_one_with_another_passphrase(
     def bad_auth() -> int:
         return daemon.counters("s1", 2)["bad_auth"]
 
-    wait_for(bad_auth, 5, "an advertisement with another passphrase")
-    wait_for(lambda: daemon.virtual_host("s1", 1)["peer"], 5, "a master that is heard")
+    wait_for(bad_auth, 10, "an advertisement with another passphrase")
+    wait_for(lambda: daemon.virtual_host("s1", 1)["peer"], 10, "a master that is heard")
 
     done = explain("s1", "1")
     assert (done.returncode, done.stderr) == (0, "")

@@ -88,7 +88,7 @@ def test_a_pair_on_raw_sockets_hears_every_group_also_on_an_interface_made_anew(
     assert not backup.log_lines("family_silent")
     master.kill()
     backup.wait_state("MASTER", STATE_S)
-    wait_for(lambda: {"10.1.1.1", "10.1.1.2", "2001:db8:1::100"} <= held(b), 5, "all addresses")
+    wait_for(lambda: {"10.1.1.1", "10.1.1.2", "2001:db8:1::100"} <= held(b), 10, "all addresses")
 
 
 @pytest.mark.own_paths("receive", "hold", reason="it is about what is sent, of IPv6")
@@ -126,19 +126,19 @@ def test_our_own_removals_are_nobody_elses(lab_factory: Callable[..., Lab], tmp_
     slower.wait_state("MASTER", STATE_S)
     faster = start(b, tmp_path, BOTH, preempt=True)
     slower.wait_state("BACKUP", STATE_S)
-    wait_for(lambda: "2001:db8:1::100" not in held(a), 5, "the address of host a gone")
+    wait_for(lambda: "2001:db8:1::100" not in held(a), 10, "the address of host a gone")
     faster.kill()
     slower.wait_state("MASTER", STATE_S)
     # What is told of links comes in order: after this, of the removal before it.
     lab.set_link("b", 1, up=False)
-    slower.wait_log("s1: link down", 5)
+    slower.wait_log("s1: link down", 10)
     assert not slower.log_lines("removed by another program")
     assert slower.counters("s1", 1)["addresses_restored"] == 0
     lab.set_link("b", 1, up=True)
     slower.wait_state("MASTER", STATE_S)
-    wait_for(lambda: "2001:db8:1::100" in held(a), 5, "the address")
+    wait_for(lambda: "2001:db8:1::100" in held(a), 10, "the address")
     a.run(["ip", "-6", "addr", "del", "2001:db8:1::100/64", "dev", "s1"])
-    (line,) = slower.wait_log("removed by another program", 5)
+    (line,) = slower.wait_log("removed by another program", 10)
     text = "address 2001:db8:1::100/64 was removed by another program, added again"
     assert line.endswith(f"s1/1: {text}")
     assert slower.counters("s1", 1)["addresses_restored"] == 1
@@ -152,7 +152,7 @@ def test_what_a_crash_left_of_both_families_goes(
     a.run(["ip", "-6", "addr", "add", "2001:db8:1::99/64", "dev", "s1"])
     dying = start(a, tmp_path, BOTH)
     dying.wait_state("MASTER", STATE_S)
-    wait_for(lambda: held(a) >= ours, 5, "both addresses")
+    wait_for(lambda: held(a) >= ours, 10, "both addresses")
     dying.kill()
     again = start_daemon(a, dying.configuration)
     assert again.log_lines("removed 2 addresses left by the last run")
@@ -175,7 +175,7 @@ def test_peers_that_a_reload_brings_are_sent_to(
     first.wait_state("MASTER", STATE_S)
     other.wait_state("BACKUP", STATE_S)
     heard = other.counters("s1", 1)["advertisements_heard"]
-    wait_for(lambda: other.counters("s1", 1)["advertisements_heard"] > heard, 5, "heard by b")
+    wait_for(lambda: other.counters("s1", 1)["advertisements_heard"] > heard, 10, "heard by b")
     assert first.counters("s1", 1)["send_errors"] == 0
     assert first.virtual_host("s1", 1)["destinations"] == [b.address(1)]
 
@@ -202,7 +202,7 @@ def test_a_prefix_length_that_a_reload_changes_costs_no_address(
         host = daemon.virtual_host("s1", 1)
         return host["addresses_held"] == 3 and not host["address_problems"]
 
-    wait_for(held_without_problems, 2, "three addresses held")
+    wait_for(held_without_problems, 10, "three addresses held")
     shown = a.run(["ip", "-o", "addr", "show", "dev", "s1"]).stdout.split()
     assert {"10.1.1.1/24", "2001:db8:1::100/128", "2001:db8:1::200/128"} <= set(shown)
     assert not daemon.log_lines("2001:db8:1::100/128 is on the interface")

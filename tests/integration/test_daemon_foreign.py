@@ -63,12 +63,12 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     path = write_configuration(tmp_path, "b", tables, defaults={"advskew": 100})
     flags = " nodad" if ":" in address else ""
     ip(b, f"addr add {on_host} dev s1{flags}")
-    wait_for(lambda: on_host in held(b), 5, "the foreign address")
+    wait_for(lambda: on_host in held(b), 10, "the foreign address")
     why = FOREIGN if on_host == address else f"{FOREIGN} as {on_host}"
     # At the start.
     backup = start_daemon(b, path)
     backup.wait_state("BACKUP", 15)
-    backup.wait_log(f"WARNING s1/1: {FOREIGN}: {address} is on the interface and not ours", 5)
+    backup.wait_log(f"WARNING s1/1: {FOREIGN}: {address} is on the interface and not ours", 10)
     assert problems(backup) == {address: why}
     said = command(backup, "explain", "s1", "1")
     assert "none held" not in said
@@ -76,12 +76,12 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     assert f'{address}": of s1/1 is on this host already' in command(backup, "check")
     # It goes while the daemon runs, and comes again.
     ip(b, f"addr del {on_host} dev s1")
-    wait_for(lambda: problems(backup) == {}, 5, "no problem left")
+    wait_for(lambda: problems(backup) == {}, 10, "no problem left")
     assert "none held, as expected in BACKUP" in command(backup, "explain", "s1", "1")
     assert "is on this host already" not in command(backup, "check")
     assert "no virtual host to show" in command(backup, "status", "--problems")
     ip(b, f"addr add {on_host} dev s1{flags}")
-    wait_for(lambda: problems(backup) == {address: why}, 5, "the problem again")
+    wait_for(lambda: problems(backup) == {address: why}, 10, "the problem again")
     assert len(backup.log_lines(f"WARNING s1/1: {FOREIGN}")) == 2
     assert len(backup.log_lines("is no longer foreign")) == 1
     # It is left alone, as BACKUP and at the end.
@@ -100,7 +100,7 @@ def test_a_reload_and_a_missing_link_tell_it_too(
     ip(a, "link set s1 down")
     path = write_configuration(tmp_path, "a", [table("10.1.1.1/24")])
     daemon = start_daemon(a, path)
-    daemon.wait_state("INIT", 5)
+    daemon.wait_state("INIT", 10)
     assert problems(daemon) == {}
     write_configuration(tmp_path, "a", [table("10.1.1.{vhid}/24", vhids="1-2")])
     daemon.reload()
@@ -111,7 +111,7 @@ def test_a_reload_and_a_missing_link_tell_it_too(
     write_configuration(tmp_path, "a", [table("10.1.1.{vhid}/24", vhids="1-3")])
     daemon.reload()
     assert problems(daemon, 3) == {}
-    daemon.wait_log(r"of s1/3 is on this host already, .* lo \(10.1.1.3/32\)", 5)
+    daemon.wait_log(r"of s1/3 is on this host already, .* lo \(10.1.1.3/32\)", 10)
     # Another address in place of the one that is foreign, and back.
     write_configuration(tmp_path, "a", [table("10.1.1.1{vhid}/24", vhids="1-2")])
     daemon.reload()
@@ -131,7 +131,7 @@ def test_a_master_holds_its_own_beside_a_foreign_one(
     path = write_configuration(tmp_path, "a", [table(FOUR)], defaults={"dead_ratio": 1})
     daemon = start_daemon(a, path)
     daemon.wait_state("MASTER", 10)
-    wait_for(lambda: {FOUR, "10.1.1.1/32"} <= held(a), 5, "both addresses")
+    wait_for(lambda: {FOUR, "10.1.1.1/32"} <= held(a), 10, "both addresses")
     assert problems(daemon) == {FOUR: f"{FOREIGN} as 10.1.1.1/32"}
     said = command(daemon, "explain", "s1", "1")
     assert f"held: {FOUR}" in said

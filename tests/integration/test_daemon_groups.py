@@ -30,7 +30,8 @@ INTERVAL_S = 1 + ADVSKEW["b"] / 256
 MASTER_DOWN_S = 3 + ADVSKEW["b"] / 256
 BOUND_S = MASTER_DOWN_S + 2 * INTERVAL_S
 DEMOTED_BOUND_S = 3 + 240 / 256 + 2 * (1 + 240 / 256)
-SLACK_S = 1.0  # a busy machine
+GAP_SLACK_S = 1.0
+SLACK_S = 10.0  # a busy machine
 PING_S = 0.01
 KEEPALIVED = """
 vrrp_sync_group GATEWAY {{
@@ -160,7 +161,7 @@ def test_both_sides_of_a_gateway_move_when_one_link_is_cut_and_come_back(
     }
     for target, gap_s in gaps.items():
         print(f"{target}: {gap_s:.3f} s without an answer, {gap_s / PING_S - 1:.0f} pings lost")
-    assert gaps[targets[0]] < BOUND_S + SLACK_S
+    assert gaps[targets[0]] < BOUND_S + GAP_SLACK_S
     reason = {host["interface"]: host["reason"] for host in a.status()["virtual_hosts"]}
     assert reason == {"s1": "group_demoted", "s2": "link_down", "s3": "group_demoted"}
 
@@ -177,7 +178,7 @@ def test_two_half_broken_gateways_hold_what_they_can_without_a_loop(
     lab = lab_factory(hosts=("a", "b", "c"), segments=3, medium="bridge")
     a, b = gateways(lab, tmp_path)
     lab.set_carrier("b", 1, up=False)
-    b.wait_state("INIT", 5, [("s1", 1)])
+    b.wait_state("INIT", 10, [("s1", 1)])
     lab.set_carrier("a", 2, up=False)
     b.wait_state("MASTER", DEMOTED_BOUND_S + SLACK_S, [("s2", 1)])
     a.wait_state("MASTER", DEMOTED_BOUND_S + SLACK_S, [("s1", 1)])

@@ -34,7 +34,7 @@ def test_one_virtual_host_is_handed_over_and_back_by_hand(
     slower = {"advskew": 50, "preempt": False}
     b = start_daemon(other, write_configuration(tmp_path, "b", [TABLE], defaults=slower))
     b.wait_state("BACKUP", 10)
-    wait_for(lambda: b.virtual_host("s1", 1)["peer"] is not None, 5, "an advertisement of a")
+    wait_for(lambda: b.virtual_host("s1", 1)["peer"] is not None, 10, "an advertisement of a")
 
     refused = command(a, "yield")
     assert refused.returncode == 1
@@ -59,20 +59,20 @@ def test_one_virtual_host_is_handed_over_and_back_by_hand(
     a.wait_state("BACKUP", 10, FIRST)
     skews = {each["vhid"]: each["effective_advskew"] for each in a.status()["virtual_hosts"]}
     assert skews == {1: 240, 2: 0}
-    wait_for(lambda: a.virtual_host("s1", 1)["peer"] is not None, 5, "an advertisement of b")
+    wait_for(lambda: a.virtual_host("s1", 1)["peer"] is not None, 10, "an advertisement of b")
     assert "is faster than our 1/240, demoted by 240" in command(a, "preempt").stderr
 
     undemote = [*CARP_FAST, "undemote", "--reason", "yield s1/1", "-c", str(path)]
     one.run(undemote)
     taken = command(a, "preempt")
     assert taken.stdout == "s1/1: MASTER, taken over from 10.1.0.2\n", taken.stderr
-    b.wait_state("BACKUP", 5, FIRST)
+    b.wait_state("BACKUP", 10, FIRST)
     assert a.virtual_host("s1", 1)["reason"] == "taken_over"
 
     # Now that b has been heard as slower, and a does not preempt it, a yield stays.
     given = command(a, "yield")
     assert given.stdout == "s1/1: BACKUP, handed over to 10.1.0.2\n", given.stderr
-    b.wait_state("MASTER", 5, FIRST)
+    b.wait_state("MASTER", 10, FIRST)
 
 
 def test_a_group_is_handed_over_together_and_taken_back_if_one_is_not_adopted(

@@ -82,7 +82,7 @@ def test_up_and_down_are_told_what_they_should_know(
     tables = [table("1-2", xparam="of mine", **keys), table("3", **keys)]
     daemon = start_daemon(a, write_configuration(tmp_path, "a", tables, defaults=ALONE))
     daemon.wait_state("MASTER", 15)
-    wait_for(lambda: all(records(tmp_path, vhid) for vhid in (1, 2, 3)), 5, "three hooks")
+    wait_for(lambda: all(records(tmp_path, vhid) for vhid in (1, 2, 3)), 10, "three hooks")
     (up,) = records(tmp_path, 2)  # none at the first BACKUP
     assert up == {
         "argument": ["s1", "10.1.1.2", "of mine"],
@@ -125,11 +125,11 @@ def test_unmanaged_addresses_are_announced_when_up_has_run(
     daemon = start_daemon(a, write_configuration(tmp_path, "a", tables, defaults=ALONE))
     with Observer(b) as observer:
         daemon.wait_state("MASTER", 15)
-        observer.wait_until(lambda: observer.advertisements(a), 2, "an advertisement")
+        observer.wait_until(lambda: observer.advertisements(a), 10, "an advertisement")
         assert ("s1", "10.1.1.1") not in a.addresses()
         assert not observer.announced()
         fifo.write_text("go\n")
-        observer.wait_until(observer.announced, 2, "the announcement")
+        observer.wait_until(observer.announced, 10, "the announcement")
         assert ("s1", "10.1.1.1") in a.addresses()
     assert daemon.stop() == 0
     assert a.addresses() == {("s1", "10.1.0.1")}
@@ -155,7 +155,7 @@ def test_1000_hooks_delay_no_advertisement(lab_factory: Callable[..., Lab], tmp_
         daemon.wait_log("up .*: exit status 0 after", 30, count=1000)
         hooks_s = (time.time_ns() - began_ns) / 1e9
         # One more advertisement of each, so that the last gap is seen as well.
-        wait_for(lambda: len(recording.gaps_s(a, 0)) >= 2000, 5, "three advertisements of each")
+        wait_for(lambda: len(recording.gaps_s(a, 0)) >= 2000, 10, "three advertisements of each")
         assert min(each["counters"]["advertisements_sent"] for each in hosts(daemon)) >= 3
         gaps_s = recording.gaps_s(a, 0)
     late_s = max(gaps_s) - 1
@@ -188,11 +188,11 @@ esac
     with Recording(b) as recording:
         daemon = start_daemon(a, path, arguments=EVERY_LINE)
         daemon.wait_state("MASTER", 15)
-        daemon.wait_log(r"ERROR s1/[12]: up \S+: not finished within 0.5 s", 5, count=2)
+        daemon.wait_log(r"ERROR s1/[12]: up \S+: not finished within 0.5 s", 10, count=2)
         daemon.wait_log(
-            r"ERROR s1/[12]: up \S+: ignored SIGTERM for 2 s, sending SIGKILL", 5, count=2
+            r"ERROR s1/[12]: up \S+: ignored SIGTERM for 2 s, sending SIGKILL", 10, count=2
         )
-        daemon.wait_log(r"s1/\d+: up \S+: exit status 0", 5, count=18)
+        daemon.wait_log(r"s1/\d+: up \S+: exit status 0", 10, count=18)
         assert set(daemon.states().values()) == {"MASTER"}
         assert max(recording.gaps_s(a, 0)) <= 1 + LATE_S
     assert daemon.stop() == 0
@@ -261,7 +261,7 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
         daemon.wait_log("up .*: exit status 0 after", 10, count=20)
         daemon.reload()
         daemon.process.signal(signal.SIGHUP)
-        daemon.wait_log("reloaded in", 5, count=2)
+        daemon.wait_log("reloaded in", 10, count=2)
         assert daemon.stop() == 0
         births = json.loads(tracer.stdout.read())
     assert len(daemon.log_lines(r"s1/\d+: down told_function:told: done")) == 20

@@ -26,7 +26,7 @@ FIRST, SECOND = (
     f"{word}-{'8kJ2x' * 2}-{number}".encode() for word, number in (("Tr0", 1), ("Qw", 2))
 )
 ALONE = {"dead_ratio": 1}
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 KEY_BYTES = 40  # two midstates of SHA-1
 NOBODY = 65534
 

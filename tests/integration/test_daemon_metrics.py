@@ -93,7 +93,7 @@ def complaints(promtool: str, document: bytes) -> str:
 def test_a_master_is_measured(lab: Lab, tmp_path: Path) -> None:
     daemon, path = start(lab.hosts[0], tmp_path, TABLE)
     daemon.wait_state("MASTER", 10)
-    wait_for(lambda: scraped(path)("addresses_held", interface="s1") == 3, 5, "three addresses")
+    wait_for(lambda: scraped(path)("addresses_held", interface="s1") == 3, 10, "three addresses")
     sample = scraped(path)
     assert sample("virtual_hosts", interface="s1", state="MASTER") == 3
     assert sample("virtual_hosts", interface="s1", state="BACKUP") == 0
@@ -179,7 +179,7 @@ def test_problems_are_shown_with_more_detail(lab: Lab, tmp_path: Path) -> None:
         lambda: (
             scraped(path)("virtual_host_problem", interface="s1", vhid="1", reason="demoted") == 1
         ),
-        5,
+        10,
         "a demotion",
     )
     sample = scraped(path)
@@ -194,12 +194,12 @@ def test_counts_are_right_after_a_take_over(lab: Lab, tmp_path: Path) -> None:
     second, path = start(b, tmp_path, TABLE)
     second.wait_state("BACKUP", 15)
     wait_for(
-        lambda: all(each["peer"] for each in second.status()["virtual_hosts"]), 5, "the master"
+        lambda: all(each["peer"] for each in second.status()["virtual_hosts"]), 10, "the master"
     )
     assert scraped(path)("takeover_duration_seconds_count") == 0
     first.kill()
     second.wait_state("MASTER", 10)
-    wait_for(lambda: scraped(path)("takeover_duration_seconds_count") == 3, 5, "the addresses")
+    wait_for(lambda: scraped(path)("takeover_duration_seconds_count") == 3, 10, "the addresses")
     sample = scraped(path)
     assert sample("virtual_hosts", interface="s1", state="MASTER") == 3
     assert sample("transitions_total", interface="s1", to="MASTER", reason="master_down") == 3
@@ -260,7 +260,7 @@ def test_a_place_that_is_taken_at_the_start_stops_nothing_and_is_tried_again(
     path.touch()
     daemon, _ = start(host, tmp_path, TABLE)
     daemon.wait_state("MASTER", 10)
-    daemon.wait_log("not a socket.*; tried again every 10 s", 5)
+    daemon.wait_log("not a socket.*; tried again every 10 s", 10)
     path.unlink()
     wait_for(path.is_socket, 15, "the metrics' socket")
     assert scraped(path)("virtual_hosts", interface="s1", state="MASTER") == 3
@@ -271,7 +271,7 @@ def test_a_place_that_is_taken_at_the_start_stops_nothing_and_is_tried_again(
 def test_a_tcp_listener_answers_curl_in_its_namespace(lab: Lab, tmp_path: Path) -> None:
     host = lab.hosts[0]
     daemon, _ = start(host, tmp_path, TABLE, metrics="127.0.0.1:9112")
-    daemon.wait_log("metrics: at 127.0.0.1:9112", 5)
+    daemon.wait_log("metrics: at 127.0.0.1:9112", 10)
     curl = ["curl", "--silent", "--show-error", "--max-time", "10", "--write-out", "%{json}"]
     body = tmp_path / "body"
     done = host.run([*curl, "--output", str(body), "http://127.0.0.1:9112/metrics"]).stdout

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.root
 
 VHIDS = range(1, 21)
 NEW_MAC = "02:00:00:00:00:77"
-SOON_S = 2.0
+SOON_S = 10.0
 
 
 def start_master(lab: Lab, directory: Path, **defaults: object) -> RunningDaemon:
@@ -34,7 +34,7 @@ def start_master(lab: Lab, directory: Path, **defaults: object) -> RunningDaemon
         lambda: all(
             each["counters"]["announcements_sent"] == 2 for each in daemon.status()["virtual_hosts"]
         ),
-        6,
+        10,
         "both announcements of the take-over",
     )
     return daemon
@@ -74,11 +74,11 @@ def test_a_new_mac_is_announced_at_once_and_the_group_is_heard_still(
     daemon.stop()
     path_a = write_configuration(tmp_path, "a", [table], defaults={"advskew": 100})
     slower = start_daemon(lab["a"], path_a)
-    slower.wait_state("MASTER", 6)
+    slower.wait_state("MASTER", 10)
     ip_batch(["link set s1 address 02:00:00:00:00:78"], lab["a"].namespace)
     slower.wait_log("s1: MAC 02:00:00:00:00:78 instead of", SOON_S)
     faster = start_daemon(lab["b"], path)
-    faster.wait_state("MASTER", 6)
+    faster.wait_state("MASTER", 10)
     slower.wait_state("BACKUP", SOON_S)
 
 
@@ -111,13 +111,13 @@ def test_carrier_that_flaps_is_announced_once_a_second_and_promiscuity_never(
             lab.set_carrier("a", 1, up=True)
         # The last one is seen: of those that follow each other at once the monitor may see none.
         lab.set_carrier("a", 1, up=False)
-        wait_for(lambda: daemon.status()["interfaces"][0]["link"] == "down", 5, "no carrier")
+        wait_for(lambda: daemon.status()["interfaces"][0]["link"] == "down", 10, "no carrier")
         lab.set_carrier("a", 1, up=True)
         observer.wait_until(
             lambda: len(observer.announced()) == len(VHIDS), SOON_S, "announcements"
         )
     assert len(daemon.log_lines("s1: link up")) >= 1
     # At the first change, a second later at most, and the repeat of the last.
-    wait_for(lambda: daemon.counters("s1", 1)["announcements_sent"] >= before + 2, 6, "the repeat")
+    wait_for(lambda: daemon.counters("s1", 1)["announcements_sent"] >= before + 2, 10, "the repeat")
     assert daemon.counters("s1", 1)["announcements_sent"] <= before + 2 * 5
     assert {each["state"] for each in daemon.status()["virtual_hosts"]} == {"MASTER"}

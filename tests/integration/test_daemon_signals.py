@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.each_path(reason="signals come while each path is opened"),
 ]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 TABLE = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}
 FAILED = "reload: nothing was changed"
 

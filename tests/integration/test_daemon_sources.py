@@ -19,7 +19,7 @@ from tests.support.daemons import RunningDaemon, start_daemon, write_configurati
 
 pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path follows the sources")]
 
-SOON_S = 2.0
+SOON_S = 10.0
 SOURCE, VIRTUAL = "10.1.0.99", "10.1.1.1"
 
 
@@ -161,6 +161,6 @@ def test_check_compares_sources_peers_and_names_with_the_host(
     daemon = start_daemon(host, path)
     assert daemon.log_lines("other0: is an alternative name of s1")
     assert daemon.log_lines(f'peers = "{host.address(1)}": is an address of this host')
-    daemon.wait_state("MASTER", 6, [("s1", 2)])
+    daemon.wait_state("MASTER", 10, [("s1", 2)])
     assert daemon.virtual_host("other0", 3)["reason"] == "interface_missing"
     assert daemon.stop() == 0

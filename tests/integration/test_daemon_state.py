@@ -56,24 +56,24 @@ def test_a_full_or_read_only_disk_keeps_no_daemon_from_starting_or_reloading(
     with small_disk(tmp_path / "disk") as disk:
         state = str(disk / "state")
         daemon = start_daemon(a, write("1-2"))
-        daemon.wait_state("MASTER", 8)
+        daemon.wait_state("MASTER", 10)
         fill(disk)
         # Less than is recorded needs no room, and more is marked in the kernel.
         write("1-3")
         assert daemon.reload()["added"] == 1
-        daemon.wait_log(WARNING.format("No space left on device"), 1)
+        daemon.wait_log(WARNING.format("No space left on device"), 10)
         daemon.wait_held(own, 3)
         daemon.kill()
         daemon = start_daemon(a, write("1-3"))
-        daemon.wait_log("removed 3 addresses left by the last run", 1)
+        daemon.wait_log("removed 3 addresses left by the last run", 10)
         daemon.wait_held(own, 3)
         daemon.kill()
         (disk / "fill").unlink()
         mount("-o", "remount,ro", str(disk))
         daemon = start_daemon(a, write("2-3"))
-        daemon.wait_log(WARNING.format("Read-only file system"), 1)
-        daemon.wait_log("removed 3 addresses left by the last run", 1)
-        daemon.wait_state("MASTER", 8)
+        daemon.wait_log(WARNING.format("Read-only file system"), 10)
+        daemon.wait_log("removed 3 addresses left by the last run", 10)
+        daemon.wait_state("MASTER", 10)
         assert daemon.stop() == 0
         assert a.addresses() == own
 
@@ -96,7 +96,7 @@ def test_a_link_that_is_switched_after_a_crash_leaves_no_address(
     link.unlink()
     link.symlink_to("two")
     running = start_daemon(a, link / "carp.toml")
-    running.wait_state("BACKUP", 3)
+    running.wait_state("BACKUP", 10)
     assert a.addresses() == own
     running.wait_held(own, 2)  # those of the other configuration
     assert running.stop() == 0

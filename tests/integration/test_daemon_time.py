@@ -69,7 +69,7 @@ def test_a_backup_of_1000_stopped_and_continued_stays_backup(
             observer.wait_until(lambda: observer.advertisements(b), STOP_S, "a word from b")
         backup.process.signal(signal.SIGCONT)
         stopped_s = time.monotonic() - stopped_at
-        (line,) = backup.wait_log("the pump did not run for", 5)
+        (line,) = backup.wait_log("the pump did not run for", 10)
         # Whoever was going to take over by mistake has done so after one master-down time more.
         assert_nothing_happens([from_backup, from_master], MASTER_DOWN_S + 1)
         assert not observer.advertisements(b)
@@ -105,7 +105,7 @@ def seen_offset_s(daemon: RunningDaemon) -> float:
     """How far the daemon's wall clock is from ours, by the time stamp of a line it logs now."""
     count = len(daemon.log_lines("virtual_hosts"))
     daemon.process.signal(signal.SIGUSR1)
-    line = daemon.wait_log("virtual_hosts", 5, count + 1)[-1]
+    line = daemon.wait_log("virtual_hosts", 10, count + 1)[-1]
     return datetime.fromisoformat(line.split()[0]).timestamp() - time.time()
 
 

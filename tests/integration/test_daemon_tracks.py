@@ -87,30 +87,30 @@ def test_tracks_demote_and_hand_over_and_are_explained(
     number, broken = scene.number, scene.broken
     path = scene.write(scene.maintained, scene.web, scene.own)
     a = start_daemon(one, path)
-    a.wait_state("MASTER", 8)
+    a.wait_state("MASTER", 10)
     slower = {"preempt": True, "advskew": 50}
     b = start_daemon(other, write_configuration(tmp_path, "b", [TABLE], defaults=slower))
-    b.wait_state("BACKUP", 8)
+    b.wait_state("BACKUP", 10)
     wait_demotions(a, {}, {}, {})
     assert {each["state"] for each in a.status()["tracks"]} == {"ok"}
 
     with a.client.stream("events", tracks=True) as stream:
         number.write_text("100")
-        b.wait_state("MASTER", 8, [("s1", 2)])
-        seen = [stream.next_event(5)]
+        b.wait_state("MASTER", 10, [("s1", 2)])
+        seen = [stream.next_event(10)]
         assert (seen[0]["track"], seen[0]["state"], seen[0]["demotion"]) == (
             "maintained",
             "ok",
             100,
         )
         number.write_text("0")
-        a.wait_state("MASTER", 8)
+        a.wait_state("MASTER", 10)
         broken.touch()
         resigned = time.monotonic()
-        b.wait_state("MASTER", 8, [("s1", 1), ("s1", 2)])
+        b.wait_state("MASTER", 10, [("s1", 1), ("s1", 2)])
         assert time.monotonic() - resigned < 2.5  # not a master-down time, 3.6 s
         while seen[-1].get("track") != "web":
-            seen.append(stream.next_event(5))
+            seen.append(stream.next_event(10))
     assert (seen[-1]["previous"], seen[-1]["state"], seen[-1]["hard"]) == ("ok", "failed", True)
     assert a.virtual_host("s1", 1)["reason"] == "track_failed"
     wait_demotions(a, {"track": 240}, {"track": 240}, {})
@@ -152,7 +152,7 @@ def test_tracks_follow_a_reload_and_hold_nobody_back_who_is_alone(
     scene.write(scene.maintained, scene.web, scene.peer)
     changed = a.reload()["changed"]
     assert {"track peer: added", "track own: removed"} <= set(changed)
-    wait_for(lambda: track(a, "peer")["state"] == "ok", 5, "an answer to pings")
+    wait_for(lambda: track(a, "peer")["state"] == "ok", 10, "an answer to pings")
     assert track(a, "maintained")["since"] == before
     assert [each["name"] for each in a.status()["tracks"]] == ["maintained", "web", "peer"]
     other.run(["ip", "address", "flush", "dev", "s1"])
@@ -161,7 +161,7 @@ def test_tracks_follow_a_reload_and_hold_nobody_back_who_is_alone(
     scene.write(scene.maintained, scene.web)
     a.reload()
     wait_demotions(a, {}, {}, {})
-    a.wait_state("MASTER", 8)
+    a.wait_state("MASTER", 10)
     assert a.stop() == 0
     assert left_by(["web"]) == []
 
@@ -183,21 +183,21 @@ def test_an_interface_is_tracked_and_a_start_knows_what_has_failed(
     slower = {"preempt": True, "advskew": 50}
     both = {**TABLE, "vhid": "1-2"}
     b = start_daemon(other, write_configuration(tmp_path, "b", [both], defaults=slower))
-    b.wait_state("MASTER", 8)
+    b.wait_state("MASTER", 10)
     a = start_daemon(one, path)
     wait_demotions(a, {"track": 240}, {"track": 240})
     # It was faster, but for its uplink, and knew that from the beginning.
-    a.wait_state("BACKUP", 8)
+    a.wait_state("BACKUP", 10)
     one.run(["ip", "link", "set", "s2", "up"])
     one.run(["ip", "address", "replace", "10.2.0.99/24", "dev", "s2"])
-    a.wait_state("MASTER", 8)
+    a.wait_state("MASTER", 10)
     assert not a.log_lines("track_failed")
     one.run(["ip", "address", "flush", "dev", "s2"])
-    b.wait_state("MASTER", 8, [("s1", 2)])
+    b.wait_state("MASTER", 10, [("s1", 2)])
     assert a.virtual_host("s1", 2)["reason"] == "track_failed"
     assert track(a, "there")["last"] == "s2 has no address"
     other.run(["ip", "link", "set", "s2", "down"])
-    b.wait_state("MASTER", 8)
+    b.wait_state("MASTER", 10)
     assert track(a, "uplink")["last"] == "s2 has no carrier"
 
 

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 IPV4, IPV6 = "10.1.1.1", "2001:db8::1"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 ALONE = {"dead_ratio": 1, "source": "10.1.0.1"}  # MASTER after 1 s
 
 
@@ -81,7 +81,7 @@ def test_ipv6_goes_away_and_comes_back(
     assert IPV6 + "/64" in daemon.virtual_host("s1", 1)["address_problems"]
     change(a, True)
     wait_for_both(a)
-    wait_for(lambda: not daemon.virtual_host("s1", 1)["address_problems"], 5, "no problem left")
+    wait_for(lambda: not daemon.virtual_host("s1", 1)["address_problems"], 10, "no problem left")
     assert daemon.states() == {("s1", 1): "MASTER"}
     assert daemon.stop() == 0
     assert held(a, IPV4, IPV6) == set()
@@ -107,7 +107,7 @@ def test_every_address_is_removed_at_once_and_all_come_back(a: Host, tmp_path: P
     # Each once: a flush goes on until nothing is left, and takes what has come back as well.
     with a.inside():
         ip_batch([f"addr del {IPV4}/24 dev s1", *(f"addr del {text}/32 dev s1" for text in many)])
-    wait_for(lambda: len(held(a, IPV4, *many)) == len(many) + 1, 5, "all addresses again")
+    wait_for(lambda: len(held(a, IPV4, *many)) == len(many) + 1, 10, "all addresses again")
     assert daemon.counters("s1", 1)["addresses_restored"] == len(many) + 1
     assert daemon.states() == {("s1", 1): "MASTER"}
 
@@ -141,7 +141,7 @@ def test_another_prefix_length_by_reload(a: Host, tmp_path: Path, address: str) 
         links = json.loads(a.run(["ip", "-j", "addr", "show", "dev", "s1"]).stdout)
         return {(e["local"], e["prefixlen"]) for link in links for e in link["addr_info"]}
 
-    wait_for(lambda: wanted in lengths(), 5, "the new prefix length")
+    wait_for(lambda: wanted in lengths(), 10, "the new prefix length")
     assert len([each for each in lengths() if each[0] == wanted[0]]) == 1
     assert daemon.stop() == 0
     assert held(a, IPV4, IPV6) == set()
@@ -156,22 +156,22 @@ def test_secondaries_stay_where_somebody_reset_promote_secondaries(a: Host, tmp_
     daemon = start_daemon(a, write_configuration(tmp_path, a.name, tables))
     daemon.wait_state("MASTER", 10)
     ours = [f"192.0.2.{vhid}" for vhid in (1, 2, 3)]
-    wait_for(lambda: len(held(a, *ours)) == 3, 5, "three addresses")
+    wait_for(lambda: len(held(a, *ours)) == 3, 10, "three addresses")
     ip(a, "addr add 192.0.2.200/24 dev s1")  # the host's own, a secondary too
     for name in ("all", "s1"):
         sysctl(a, f"net.ipv4.conf.{name}.promote_secondaries", "0")
     write_configuration(tmp_path, a.name, tables[1:])
     daemon.reload()
-    wait_for(lambda: held(a, *ours) == set(ours[1:]), 5, "the first gone, the others there")
+    wait_for(lambda: held(a, *ours) == set(ours[1:]), 10, "the first gone, the others there")
     assert held(a, "192.0.2.200") == {"192.0.2.200"}
-    daemon.wait_log("WARNING s1: promote_secondaries was no longer 1, set again", 5)
+    daemon.wait_log("WARNING s1: promote_secondaries was no longer 1, set again", 10)
     assert daemon.counters("s1", 2)["addresses_restored"] == 0
 
 
 def test_what_a_crash_left_goes_without_its_secondaries_going_too(a: Host, tmp_path: Path) -> None:
     # The clean-up at the start comes before anything is added.
     daemon = start(a, tmp_path, unsigned_addresses=[])
-    wait_for(lambda: held(a, IPV4) == {IPV4}, 5, "the address")
+    wait_for(lambda: held(a, IPV4) == {IPV4}, 10, "the address")
     daemon.kill()
     ip(a, "addr add 10.1.1.200/24 dev s1")
     for name in ("all", "s1"):
@@ -199,5 +199,5 @@ def test_a_master_that_gets_no_address_resigns_and_says_why(
     other = {**table, "peers": ["10.1.0.1"], "source": "10.1.0.2", "advskew": 100}
     taking = start_daemon(b, write_configuration(tmp_path, "b", [other]))
     taking.wait_state("MASTER", 20)
-    wait_for(lambda: held(b, IPV6) == {IPV6}, 5, "the address on the other host")
+    wait_for(lambda: held(b, IPV6) == {IPV6}, 10, "the address on the other host")
     daemon.wait_state("BACKUP", 20)

@@ -104,7 +104,7 @@ def test_each_path_takes_over_and_hands_over_as_the_user(
     backup.wait_state("BACKUP", STATE_S)
     assert master.stop() == 0
     backup.wait_state("MASTER", STATE_S)
-    wait_for(lambda: len(b.addresses()) >= 41, 5, "the addresses on host b")
+    wait_for(lambda: len(b.addresses()) >= 41, 10, "the addresses on host b")
     if send == "clones":
         assert backup.status()["daemon"]["pump"]["clones"] > 0
     assert backup.stop() == 0
@@ -298,7 +298,7 @@ def test_what_a_killed_one_left_is_removed_by_the_next(
     a, _ = lab_factory(segments=1).hosts
     daemon = started(a, configure(directory))
     daemon.wait_state("MASTER", STATE_S)
-    wait_for(lambda: len(a.addresses()) >= 41, 5, "the addresses")
+    wait_for(lambda: len(a.addresses()) >= 41, 10, "the addresses")
     daemon.kill()
     again = started(a, configure(directory))
     again.wait_log("removed 40 addresses left by the last run", 10)

@@ -80,7 +80,7 @@ def arp_frame(sender: str, target: str) -> bytes:
 
 def test_wait_for_takes_a_last_look_and_names_what_it_awaited() -> None:
     answers = iter([False, False, True])
-    wait_for(lambda: next(answers), 1, "the third answer")
+    wait_for(lambda: next(answers), 10, "the third answer")
     assert next(answers, None) is None
     with pytest.raises(LabTimeout, match=r"^not within 0.05 s: the end of days$"):
         wait_for(lambda: False, 0.05, "the end of days")
@@ -168,19 +168,19 @@ def test_links_go_down_lose_carrier_and_come_back_anew(
         lab.set_link("b", 1, up=False)
         assert link(b, "s1")["operstate"] == "DOWN"
         lab.set_link("b", 1, up=True)
-        wait_for(arrives, 5, "datagrams after link up")
+        wait_for(arrives, 10, "datagrams after link up")
         lab.set_carrier("b", 1, up=False)
         wait_for(
             lambda: (
                 "NO-CARRIER" in str(link(b, "s1")["flags"])
                 or link(b, "s1")["operstate"] == "LOWERLAYERDOWN"
             ),
-            5,
+            10,
             "loss of carrier",
         )
         assert "UP" in str(link(b, "s1")["flags"])
         lab.set_carrier("b", 1, up=True)
-        wait_for(arrives, 5, "datagrams after carrier")
+        wait_for(arrives, 10, "datagrams after carrier")
     old_index = link(b, "s1")["ifindex"]
     lab.delete_interface("b", 1)
     assert "s1" not in b.interfaces()
@@ -255,7 +255,7 @@ def test_a_process_is_the_program_itself_in_its_hosts_namespace(
         env={**os.environ, "WORD": "begun"},
         stdin=subprocess.PIPE,
     )
-    wait_for(lambda: process.output() == "begun\n", 5, "the first word")
+    wait_for(lambda: process.output() == "begun\n", 10, "the first word")
     assert Path(f"/proc/{process.pid}/comm").read_text() == "sh\n"
     here = (namespaces.NAMESPACES / lab["b"].namespace).stat()
     there = Path(f"/proc/{process.pid}/ns/net").stat()
@@ -264,7 +264,7 @@ def test_a_process_is_the_program_itself_in_its_hosts_namespace(
     assert process.stdin is not None
     process.stdin.write(b"over\n")
     process.stdin.flush()
-    assert process.wait(5) == 7
+    assert process.wait(10) == 7
     assert not process.alive()
     assert process.output() == "begun\nover\n"
 
@@ -305,7 +305,7 @@ def test_closing_ends_what_was_started_and_what_that_started(tmp_path: Path) -> 
         (lab.directory / "log").write_text("goes with the lab")
         note = tmp_path / "pid"
         lab["a"].start(["sh", "-c", 'setsid sleep 1000 & echo $! > "$0"; exec sleep 1000', note])
-        wait_for(lambda: note.exists() and note.read_text(), 5, "the second process")
+        wait_for(lambda: note.exists() and note.read_text(), 10, "the second process")
         escaped = os.pidfd_open(int(note.read_text()))
         leader = lab["a"].processes[0]
     try:
@@ -446,7 +446,7 @@ def test_the_observer_tells_sources_marks_and_resignations(lab_factory: LabFacto
         from_a.send(carp_frame(7, "10.2.0.1", advskew=3))
         from_a.send(arp_frame("10.2.1.7", "10.2.0.9"))  # a question, no announcement
         from_a.send(arp_frame("10.2.1.7", "10.2.1.7"))
-        observer.wait_until(observer.announced, 5, "the announcement")
+        observer.wait_until(observer.announced, 10, "the announcement")
         assert observer.announced() == {(2, "10.2.1.7")}
         heard = observer.advertisements(a)[Key(2, 7)]
         assert (heard.frames, heard.advbase, heard.advskew) == (2, 1, 3)
@@ -461,7 +461,7 @@ def test_the_observer_tells_sources_marks_and_resignations(lab_factory: LabFacto
         assert observer.advertisements(b) == {}
         from_a.send(carp_frame(7, "10.2.0.1", 255, 255))
         from_b.send(carp_frame(7, "10.2.0.2"))
-        observer.wait_until(lambda: observer.advertisements(b), 5, "the other host")
+        observer.wait_until(lambda: observer.advertisements(b), 10, "the other host")
         first = observer.first_since_mark(b)[Key(2, 7)]
         assert first > mark_at_ns
         assert observer.masters(60) == {Key(2, 7): frozenset({"10.2.0.2"})}
@@ -487,7 +487,7 @@ def test_the_observer_counts_a_macvlan_once_and_survives_a_new_interface(
                 sender.send(arp_frame(f"10.1.1.{vhid}", f"10.1.1.{vhid}"))
             observer.wait_until(
                 lambda: len(observer.announced()) == vhid,  # noqa: B023 (called in this turn)
-                5,
+                10,
                 f"announcement {vhid}",
             )
             lab.delete_interface("b", 1)
@@ -505,7 +505,7 @@ def test_a_full_observer_counts_what_it_cannot_keep(
         for vhid in range(1, 6):
             sender.send(carp_frame(vhid, "10.1.0.1"))
             sender.send(arp_frame(f"10.1.1.{vhid}", f"10.1.1.{vhid}"))
-        observer.wait_until(lambda: observer.unrecorded == 4, 5, "four frames beyond the limit")
+        observer.wait_until(lambda: observer.unrecorded == 4, 10, "four frames beyond the limit")
         assert len(observer.advertisements()) == len(observer.announced()) == 3
 
 
@@ -536,7 +536,7 @@ def test_ucarp_takes_over_and_the_observer_measures_it(
         observer.wait_until(lambda: observer.masters(1.5) == expected, 10, "host a master of all")
         for key in keys:
             start(b, key, 50)
-        wait_for(lambda: a.addresses() >= addresses, 5, "all addresses on host a")
+        wait_for(lambda: a.addresses() >= addresses, 10, "all addresses on host a")
         assert not b.addresses() & addresses
 
         observer.mark()
@@ -549,9 +549,9 @@ def test_ucarp_takes_over_and_the_observer_measures_it(
         assert silences.keys() == keys
         # Configured: one second of dead ratio and 50/256; ucarp looks once an interval.
         assert all(1.0 < silence < 3.5 for silence in silences.values()), silences
-        wait_for(lambda: b.addresses() >= addresses, 5, "all addresses on host b")
+        wait_for(lambda: b.addresses() >= addresses, 10, "all addresses on host b")
         wanted = {(key.segment, virtual_address(*key)) for key in keys}
-        observer.wait_until(lambda: observer.announced() >= wanted, 5, "all announcements")
+        observer.wait_until(lambda: observer.announced() >= wanted, 10, "all announcements")
         assert observer.dropped() == 0
 
 

@@ -56,7 +56,7 @@ pytestmark = [
     ),
 ]
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 FAST: dict[str, Any] = {"advbase": 0, "advskew": 128, "dead_ratio": 3}  # master-down after 1.5 s
 MASTER_DOWN_S = 1.5
 SETTLED_NS = 1_000_000_000  # until a source that was told is taken to have its lane

@@ -24,7 +24,7 @@ from tests.support.ports import slow_port
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 INTERRUPTED = 130
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 XDP_PASS = 2

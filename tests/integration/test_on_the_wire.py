@@ -109,7 +109,7 @@ def test_an_ipv6_address_is_added_as_it_should_be_and_comes_back(
     table = {"interface": "s1", "vhid": 1, "addresses": "2001:db8:1::100/64"}
     master, _ = pair(lab, tmp_path, [table])
     host = lab["a"]
-    wait_for(lambda: "2001:db8:1::100" in every_address(host), 5, "the address")
+    wait_for(lambda: "2001:db8:1::100" in every_address(host), 10, "the address")
     shown = host.run(["ip", "-6", "addr", "show", "dev", "s1", "to", "2001:db8:1::100"]).stdout
     # nodad: usable at once; preferred_lft 0: other traffic keeps the host's own address.
     assert "nodad" in shown
@@ -118,7 +118,7 @@ def test_an_ipv6_address_is_added_as_it_should_be_and_comes_back(
     removed = master.counters("s1", 1)["addresses_restored"]
     host.run(["ip", "-6", "addr", "del", "2001:db8:1::100/64", "dev", "s1"])
     wait_for(
-        lambda: master.counters("s1", 1)["addresses_restored"] == removed + 1, 5, "added again"
+        lambda: master.counters("s1", 1)["addresses_restored"] == removed + 1, 10, "added again"
     )
     assert "2001:db8:1::100" in every_address(host)
 

@@ -24,7 +24,7 @@ from tests.support.segment import ADDRESS, ADDRESS6, carp_header, ip, ipv4_frame
 
 pytestmark = pytest.mark.root
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 
 LACKING = missing()
 ALONE = {"dead_ratio": 1}  # where no other host advertises: MASTER after 1 s
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 EVERY = {"10.1.1.1", "10.1.1.2", "10.1.1.3"}
 # Like the units of a distribution that configure interfaces.
 NETWORK = """
@@ -69,7 +69,7 @@ class Service:
 
     def wait_held(self) -> None:
         self.daemon.wait_state("MASTER", 10)
-        wait_for(lambda: len(self.held()) == len(self.daemon.states()), 5, "every address")
+        wait_for(lambda: len(self.held()) == len(self.daemon.states()), 10, "every address")
 
     def held(self) -> set[str]:
         return {address for _, address in self.host.addresses()} - {self.host.address(1)}
@@ -229,7 +229,7 @@ def wait_resigned(observer: Observer, host: Host) -> None:
     """Returns when the last that was heard of each virtual host is its resignation."""
     keys = [Key(1, vhid) for vhid in (1, 2, 3)]
     observer.wait_until(
-        lambda: all(observer.resigned(host, key) for key in keys), 5, "every resignation"
+        lambda: all(observer.resigned(host, key) for key in keys), 10, "every resignation"
     )
 
 

@@ -60,7 +60,7 @@ class Sides:
         self.ours_b = start_daemon(self.b, self._configuration("b", UCARP_FIRST), ready=False)
         self.ucarps_b = self._ucarps("b", OURS_FIRST)
         self.ours_b.wait_ready()
-        wait_ucarp_state(self.ucarps_b, "BACKUP", 5)
+        wait_ucarp_state(self.ucarps_b, "BACKUP", 10)
 
     def kill_masters(self) -> None:
         self.ours_a.kill()
@@ -120,13 +120,13 @@ def test_each_is_backup_of_the_other_and_takes_over_when_it_is_killed(
         observer.wait_until(
             lambda: observer.first_since_mark(b).keys() >= everything, 12, "host b master of all"
         )
-        sides.ours_b.wait_state("MASTER", 1)
-        wait_ucarp_state(sides.ucarps_b, "MASTER", 5)
+        sides.ours_b.wait_state("MASTER", 10)
+        wait_ucarp_state(sides.ucarps_b, "MASTER", 10)
         require_punctual(observer.silences_s(a, b), medium)
         require_moved(sides, observer)
 
         returned = start_daemon(a, sides.ours_a.configuration)
-        wait_for(lambda: len(a.addresses()) == 2 + len(VHIDS), 3, "what ours left removed")
+        wait_for(lambda: len(a.addresses()) == 2 + len(VHIDS), 10, "what ours left removed")
         wait_advertisements(observer, b, keys(OURS_FIRST), 5, 10)
         assert set(returned.states().values()) == {"BACKUP"}
         assert {ucarp.state for ucarp in sides.ucarps_b} == {"MASTER"}
@@ -160,7 +160,7 @@ def require_moved(sides: Sides, observer: Observer) -> None:
     moved = {(k, virtual_address(k, vhid)) for k in (OURS_FIRST, UCARP_FIRST) for vhid in VHIDS}
     moved |= {(UCARP_FIRST, f"{segment_network(UCARP_FIRST)}.2.{vhid}") for vhid in VHIDS}
     held = {(interface_name(segment), address) for segment, address in moved}
-    wait_for(lambda: sides.b.addresses() >= held, 3, "every address on host b")
-    observer.wait_until(lambda: observer.announced() >= moved, 3, "all announced")
+    wait_for(lambda: sides.b.addresses() >= held, 10, "every address on host b")
+    observer.wait_until(lambda: observer.announced() >= moved, 10, "all announced")
     for ucarp in sides.ucarps_b:
         assert ucarp.scripts == [ucarp.down, ucarp.up]

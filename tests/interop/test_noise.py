@@ -91,7 +91,7 @@ def test_strangers_and_vrrp_change_nothing_and_are_counted(
     master = start_daemon(a, write_configuration(lab.directory, "a", [{**table, "advskew": 50}]))
     master.wait_state("MASTER", 10)
     backup = start_daemon(c, write_configuration(lab.directory, "c", [{**table, "advskew": 150}]))
-    backup.wait_state("BACKUP", 1)
+    backup.wait_state("BACKUP", 10)
     logged = {daemon: len(daemon.log.splitlines()) for daemon in (master, backup)}
 
     with master.events() as at_master, backup.events() as at_backup, Wire(c, 1) as wire:
@@ -157,7 +157,7 @@ def require_counted(daemon: RunningDaemon, heard: Counter[tuple[int, int]]) -> N
             hosts.get(vhid, {}).get("bad_auth", 0) >= heard[2, vhid] for vhid in strangers
         )
 
-    wait_for(counted, 3, f"{expected} on host {daemon.host.name}")
+    wait_for(counted, 10, f"{expected} on host {daemon.host.name}")
     interface, hosts = rejected(daemon)
     assert interface.keys() == expected.keys()
     # VRRP concerns no virtual host, but some of it can be told only by the number's digest.
@@ -177,7 +177,7 @@ def flood(lab: Lab, master: RunningDaemon, backup: RunningDaemon) -> None:
             for daemon in (master, backup):
                 wait_for(
                     partial(has_counted, daemon, sent),
-                    5,
+                    10,
                     f"{sent} forged advertisements counted on host {daemon.host.name}",
                 )
 

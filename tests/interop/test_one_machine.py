@@ -42,7 +42,7 @@ def test_a_ucarp_is_heard_before_anything_is_taken_from_it(
     assert held <= a.addresses()
     ucarp.process.kill()
     daemon.wait_log("s1/1: no longer in_use, takes part", GONE_WITHIN_S)
-    daemon.wait_state("MASTER", 8)
+    daemon.wait_state("MASTER", 10)
 
 
 def test_a_master_gives_way_to_a_faster_ucarp(
@@ -51,14 +51,14 @@ def test_a_master_gives_way_to_a_faster_ucarp(
     program("ucarp")
     a, _ = lab_factory(segments=1).hosts
     daemon = start_daemon(a, write_configuration(tmp_path, "carp", [table(1, advskew=100)]))
-    daemon.wait_state("MASTER", 8)
+    daemon.wait_state("MASTER", 10)
     ucarp = start_ucarp(a, tmp_path, 1, 1, address="10.1.1.1", preempt=True)
     wait_for(lambda: ucarp.state == "MASTER", 10, "ucarp MASTER beside us")
     # When another virtual host rises it listens, not only each minute.
     write_configuration(tmp_path, "carp", [table(1, advskew=100), table(2)])
     daemon.reload()
     daemon.wait_log(rf"s1/1: in_use: pid {ucarp.process.pid} \(ucarp\) on this machine", 30)
-    daemon.wait_state("INIT", 2, [("s1", 1)])
+    daemon.wait_state("INIT", 10, [("s1", 1)])
     assert daemon.states()["s1", 2] == "MASTER"
 
 

@@ -88,7 +88,7 @@ def captured(lab: Lab) -> Path:
         assert daemon.stop() == 0
     resigned = "advbase=255 advskew=255"
     wait_for(
-        lambda: as_carp(b, path).count(resigned) == len(VIRTUAL_HOSTS), 5, "resignations on file"
+        lambda: as_carp(b, path).count(resigned) == len(VIRTUAL_HOSTS), 10, "resignations on file"
     )
     assert capture.stop() == 0, capture.output()
     return path

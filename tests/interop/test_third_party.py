@@ -44,7 +44,7 @@ def wait_count(daemon: RunningDaemon, vhid: int, word: str, count: int) -> None:
     """Returns when the counter is there; AssertionError if it goes beyond."""
     wait_for(
         lambda: daemon.counters(INTERFACE, vhid)[word] >= count,
-        3,
+        10,
         f"{word} = {count} of {INTERFACE}/{vhid}",
     )
     assert daemon.counters(INTERFACE, vhid)[word] == count
@@ -88,7 +88,7 @@ def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., La
         with master.events() as events:
             send(FASTER, ADVSKEW["a"] - 1, 1)
             for state, reason in (("BACKUP", "faster_master"), ("MASTER", "master_down")):
-                event = events.next_event(5)
+                event = events.next_event(10)
                 assert (event["vhid"], event["state"], event["reason"]) == (FASTER, state, reason)
         assert master.counters(INTERFACE, FASTER)["duplicate_source"] == 1
 
@@ -121,7 +121,7 @@ def test_our_own_advertisement_reflected(lab_factory: Callable[..., Lab]) -> Non
         wait_count(master, REFLECTED, "loop", reflected)
         wait_for(
             lambda: backup.counters(INTERFACE, REFLECTED)["advertisements_heard"] >= 2 * SENT,
-            3,
+            10,
             "what was sent and what was reflected, on host c",
         )
         assert master.interface(INTERFACE)["counters"]["loop"] == reflected

@@ -81,8 +81,8 @@ class Sides:
         self.ours_b.wait_ready()
 
     def wait_all_masters(self) -> None:
-        self.ours_a.wait_state("MASTER", 6)
-        self.ours_b.wait_state("MASTER", 6)
+        self.ours_a.wait_state("MASTER", 10)
+        self.ours_b.wait_state("MASTER", 10)
         every = self.ucarps.values()
         wait_ucarps(every, lambda ucarp: ucarp.state == "MASTER", 8, "ucarp MASTER")
 
@@ -150,7 +150,7 @@ def test_one_master_at_the_start_and_after_a_partition(
         for vhid, what in ((WITH_UCARP, "carp-fast and ucarp"), (AMONG_OURS, "carp-fast alone")):
             settled_s = settling_times_s(lab, observer, vhid, healed_at_ns)
             print(f"{what}: loser heard for up to {max(settled_s):.3f} s after the heal")
-        wait_for(lambda: scripts_run(sides), 3, "scripts run")
+        wait_for(lambda: scripts_run(sides), 10, "scripts run")
     sides.require_agreement()
 
 

@@ -19,7 +19,7 @@ from carp_fast.control.server import Answer, ControlServer, Handler
 from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.pump.facts import PumpFacts
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def ago(**delta: float) -> str:

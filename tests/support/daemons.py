@@ -22,7 +22,7 @@ from carp_fast.control.protocol import ControlError, ControlTimeout
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from tests.support.paths import current
 
-READY_DEADLINE_S = 20.0
+READY_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 15.0
 LOG_TAIL_LINES = 20
 PASSPHRASE = "interop-4Tz8Wq"
@@ -177,7 +177,7 @@ class AskedDaemon:
     def wait_held(self, own: set[tuple[str, str]], count: int, deadline_s: float = 10.0) -> None:
         """Returns when the host has `count` addresses besides `own`, of MASTERs all."""
         self.wait_state("MASTER", deadline_s)
-        wait_for(lambda: len(self.host.addresses() - own) == count, 5, f"{count} addresses")
+        wait_for(lambda: len(self.host.addresses() - own) == count, 10, f"{count} addresses")
 
     def wait_state(
         self, state: str, deadline_s: float, which: Iterable[Which] | None = None
@@ -271,8 +271,8 @@ def start_preempting_pair(
     def has_all() -> bool:
         return {each for each in lab["a"].addresses() if each[1].startswith("10.1.1.")} == every
 
-    wait_for(has_all, 5, "all addresses on host a")
-    backup.wait_state("BACKUP", 5)
+    wait_for(has_all, 10, "all addresses on host a")
+    backup.wait_state("BACKUP", 10)
     return master, backup
 
 

@@ -14,7 +14,7 @@ from carp_fast.config.tracks import Track
 from carp_fast.tracking.judging import Judged, State
 from carp_fast.tracking.tracks import Tracks
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def open_descriptors() -> int:

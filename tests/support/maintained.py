@@ -17,7 +17,7 @@ from carp_fast.control.requests import MaintenanceRequest
 from carp_fast.daemon.maintenance import MaintenanceMode
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 PEER = bytes((192, 0, 2, 9))
 DOWN_S = 0.2
 

@@ -36,7 +36,7 @@ from carp_fast.net.interfaces import OWN_PROTOCOL, read_interfaces
 from carp_fast.pump._pump import Pump
 
 Kind = TypeVar("Kind", bound=Report)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 OWN, OURS, OTHER, LATER = "10.9.0.1", "10.9.1.50", "10.9.1.51", "10.9.1.52"
 
 

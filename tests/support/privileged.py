@@ -11,7 +11,7 @@ from carp_fast.privileged import messages, start
 from carp_fast.privileged.messages import REPLIES, Load, Loaded, Reply, Request, Start
 from carp_fast.programs.packets import close_all
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Asked(Closing):

@@ -16,7 +16,7 @@ import uvloop
 
 from carp_fast.programs.children import Child
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def run(scene: Coroutine[Any, Any, None]) -> None:

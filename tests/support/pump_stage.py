@@ -27,7 +27,7 @@ from carp_fast.pump._pump import Pump
 from tests.support.rings import PlainRing
 from tests.support.segment import ADDRESS, ADDRESS6, GROUP, GROUP6, PASSPHRASE, VHID, ip
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 FAST: dict[str, Any] = {"advbase": 0, "advskew": 8, "dead_ratio": 1}  # MASTER after 31 ms
 SOURCE6 = ip("fe80::a")
 BOTH = ((ADDRESS, 32), (ADDRESS6, 128))

@@ -13,7 +13,7 @@ from carp_fast.engine.reports import Done
 from carp_fast.net import addresses
 from carp_fast.pump._pump import Pump
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from carp_fast.config.model import MetricsAddress
 from carp_fast.metrics.exchange import Handler
 from carp_fast.metrics.listener import Listener
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Got(NamedTuple):

@@ -13,7 +13,7 @@ import uvloop
 from carp_fast.control.access import READS
 from carp_fast.control.server import Answer, ControlServer, Handler
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 Answering = Callable[[dict[str, Any]], Awaitable[Answer]]
 
 

@@ -20,7 +20,7 @@ import carp_fast.daemon
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
 FAST = [sys.executable, "-m", "carp_fast"]
 

@@ -14,7 +14,7 @@ import pytest
 import carp_fast
 from carp_fast.lab.fleet import CARP_FAST
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 ROOT = Path(carp_fast.__file__).absolute().parent.parent
 VERSION = f"carp-fast {carp_fast.__version__}\n"
 WITHOUT_SAFE_PATH = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}

@@ -42,7 +42,7 @@ NUMBERS = 128  # that each message or batch has; the first begins there
 IFINDEX, NOWHERE = 7, 1 << 30
 OURS, OTHER = ip("10.9.1.50"), ip("10.9.1.51")
 OURS6, OTHER6 = ip("2001:db8::50"), ip("2001:db8::51")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def message(kind: int, number: int, body: bytes, flags: int = 0) -> bytes:

@@ -17,7 +17,7 @@ import pytest
 from carp_fast.daemon import outlet
 from carp_fast.daemon.outlet import Outlet, OutletHandler
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 Ends = tuple[int, int]
 """(the reader's descriptor, the one that is written)."""
 

@@ -31,7 +31,7 @@ from carp_fast.ucarp.options import (
 
 ROOT = Path(__file__).parents[2]
 COMPLETE = "-i eth0 -s 10.0.0.1 -v 1 -p secret -a 10.0.0.9"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def read(line: str) -> Options:
