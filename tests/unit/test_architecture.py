@@ -91,6 +91,7 @@ TYPES_ONLY = {("replay.recording", "daemon.table"), ("replay.recording", "daemon
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {
+        "cli.bench",
         "cli.main",
         "cli.demote",
         "cli.dump",
@@ -113,7 +114,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.conflicts",
         "cli.flood_options",
     },
-    "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
+    "rich": {"cli.bench", "cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
     "h11": {"metrics.connection"},
     "prometheus_client": {"metrics.collector"},
     "pyroute2": {
