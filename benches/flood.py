@@ -261,9 +261,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="0: only the gaps")
     parser.add_argument("--floor")
     options = parser.parse_args()
-    for program in ("trafgen", "tcpreplay", "tcpdump"):
+    packages = {"trafgen": "netsniff-ng", "tcpreplay": "tcpreplay", "tcpdump": "tcpdump"}
+    for program, package in packages.items():
         if shutil.which(program) is None:
-            raise SystemExit(f"needs {program}")
+            raise SystemExit(f"needs {program} (Debian package {package})")
     with Lab("carp-fast-flood", segments=1, medium="veth") as lab:
         if options.rounds:
             costs(lab, options.frames, options.rounds, options.floor)

@@ -13,10 +13,12 @@ from typing import Literal
 import msgspec
 
 from carp_fast.bench.plot import Line, Panel, draw
-from carp_fast.bench.usage import Memory, Usage
+from carp_fast.bench.usage import Machine, Memory, Usage
 
 MIB = 1 << 20
 NONE = "-"
+BUSY_PERCENT = 20.0
+"""Other work than this, in % of a core, is noted beside a row."""
 USUAL_WIRE: Literal["veth"] = "veth"
 
 Identity = tuple[int, int]
@@ -46,6 +48,8 @@ class Spread(msgspec.Struct, frozen=True):
 class TakeOver(msgspec.Struct, frozen=True):
     """Results of SIGKILL of the master: times from the first signal unless noted otherwise, in s.
 
+    `phase_s`: how long before the kill each virtual host had last advertised, which the times from
+    the kill depend on: a successor waits from the last advertisement.
     `announced_s`: when each virtual host's first announcement left; the maximum is the last one.
     `silence_s` is from the dead host's last advertisement to the successor's first; `span_s` from
     the first adopted address to the last one adopted and announced; `lag_s` of each virtual host
@@ -60,6 +64,7 @@ class TakeOver(msgspec.Struct, frozen=True):
     span_s: float | None
     lag_s: Spread | None
     announced_s: Spread | None = None
+    phase_s: Spread | None = None
 
 
 class Pings(msgspec.Struct, frozen=True):
@@ -110,10 +115,12 @@ class Row(msgspec.Struct, frozen=True):
     settle_s: float | None = None
     master: Side | None = None
     backup: Side | None = None
-    take_over: TakeOver | None = None
+    take_overs: list[TakeOver] = []  # one for each time that the master was killed
     floor: Floor | None = None
     machine_busy_percent: float = 0.0
     machine_softirq_percent: float = 0.0
+    machine_others_percent: float = 0.0  # work of other processes than the daemons
+    machine_stolen_percent: float = 0.0  # what the hypervisor gave to others
     notes: list[str] = []
     wire: str = USUAL_WIRE
 
@@ -144,7 +151,9 @@ class Contender(msgspec.Struct, frozen=True):
     configured: str
 
 
-class Machine(msgspec.Struct, frozen=True):
+class Stage(msgspec.Struct, frozen=True):
+    """The machine that was measured on."""
+
     processor: str
     cores: int
     kernel: str
@@ -156,12 +165,13 @@ class Report(msgspec.Struct, frozen=True):
 
     carp_fast: str
     begun_at: str  # RFC 3339, UTC
-    machine: Machine
+    machine: Stage
     contenders: list[Contender]
     rows: list[Row]
     pings: list[Pings]
     notes: list[str]
     taxes: list[Tax] = []
+    interrupted: bool = False
 
 
 # The arithmetic.
@@ -227,7 +237,41 @@ def take_over(
             [(at - first_at_ns[key]) / 1e9 for key, at in whole.items() if key in first_at_ns]
         ),
         announced_s=spread([(announced_at_ns[key] - killed_at_ns) / 1e9 for key in announced]),
+        phase_s=spread(
+            [(killed_at_ns - last_at_ns[key]) / 1e9 for key in wanted if key in last_at_ns]
+        ),
     )
+
+
+def merged(spreads: Sequence[Spread | None]) -> Spread | None:
+    """The spread of all take-overs: the lowest first, the median of medians, the highest maximum.
+
+    None where nothing was measured.
+    """
+    found = [each for each in spreads if each is not None]
+    if not found:
+        return None
+    return Spread(
+        min(each.first for each in found),
+        statistics.median(each.median for each in found),
+        max(each.max for each in found),
+    )
+
+
+def busy(load: Machine, elapsed_ns: int, own_percent: float) -> tuple[float, float, list[str]]:
+    """What others took in a window, in % of a core: processes of this machine, the hypervisor.
+
+    And notes about what is too much to be ignored. Soft interrupts count as the daemons' work,
+    since they mostly carry its frames.
+    """
+    others = max(0.0, 100 * (load.busy_ns - load.softirq_ns) / elapsed_ns - own_percent)
+    stolen = 100 * load.stolen_ns / elapsed_ns
+    notes = []
+    if others > BUSY_PERCENT:
+        notes.append(f"the machine was busy: other processes took {others:.0f} % of a core")
+    if stolen > BUSY_PERCENT:
+        notes.append(f"the hypervisor gave {stolen:.0f} % of a core to other machines")
+    return others, stolen, notes
 
 
 def pings(
@@ -281,8 +325,8 @@ def tax(
 
 COST_HEADER = ("DAEMON", "VHIDS", "SEGMENTS", "PROCESSES", "CPU %", "FLOOR %", "RATIO", "RSS MIB",
                "PSS MIB", "SWITCHES/S", "ADVERTS/S")  # fmt: skip
-TAKE_OVER_HEADER = ("DAEMON", "VHIDS", "SETTLE S", "ADOPTED", "TAKE-OVER S", "SILENCE S", "SPAN S",
-                    "LAG MS", "ANNOUNCED S")  # fmt: skip
+TAKE_OVER_HEADER = ("DAEMON", "VHIDS", "SETTLE S", "KILLS", "PHASE S", "ADOPTED", "TAKE-OVER S",
+                    "SILENCE S", "SPAN S", "LAG MS", "ANNOUNCED S")  # fmt: skip
 TAX_HEADER = ("DAEMON", "VHIDS", "PACKETS", "NS WITHOUT", "TAX NS", "QUARTILES", "NOISE NS")
 PINGS_HEADER = ("DAEMON", "VHIDS", "PINGS", "LOST", "LOST OF ONE", "LONGEST GAP S")
 
@@ -311,18 +355,21 @@ def take_over_row(row: Row) -> tuple[str, ...]:
     """A row in the order of TAKE_OVER_HEADER; spreads as first / median / max."""
     settle = NONE if row.settle_s is None else f"{row.settle_s:.2f}"
     start = (row.title, f"{row.virtual_hosts:,}", settle)
-    over = row.take_over
-    if over is None:
+    overs = row.take_overs
+    if not overs:
         return (*start, *[NONE] * (len(TAKE_OVER_HEADER) - len(start)))
-    lag = over.lag_s
+    lag = merged([over.lag_s for over in overs])
+    spans_s = [over.span_s for over in overs if over.span_s is not None]
     return (
         *start,
-        f"{over.adopted:,}",
-        _slashed(over.address_s),
-        _slashed(over.silence_s),
-        NONE if over.span_s is None else f"{over.span_s:.2f}",
+        str(len(overs)),
+        _slashed(merged([over.phase_s for over in overs])),
+        f"{min(over.adopted for over in overs):,}",
+        _slashed(merged([over.address_s for over in overs])),
+        _slashed(merged([over.silence_s for over in overs])),
+        f"{max(spans_s):.2f}" if spans_s else NONE,
         NONE if lag is None else f"{1e3 * lag.median:.1f} / {1e3 * lag.max:.1f}",
-        _slashed(over.announced_s),
+        _slashed(merged([over.announced_s for over in overs])),
     )
 
 
@@ -359,7 +406,8 @@ def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[tuple[str, .
     found = [
         ("In the steady state, master + backup; % of one core", COST_HEADER,
          [cost_row(row) for row in report.rows]),
-        ("After SIGKILL of the master: first / median / max, lag median / max", TAKE_OVER_HEADER,
+        ("After SIGKILL of the master: first / median / max of all kills, lag median / max; the"
+         " phase is the time since the last advertisement", TAKE_OVER_HEADER,
          [take_over_row(row) for row in report.rows]),
         (f"Host a dies, cable and all; host c pings each address every {every_ms:g} ms",
          PINGS_HEADER, [pings_row(seen) for seen in report.pings]),
@@ -399,7 +447,10 @@ def figure(report: Report) -> str:
             floors.setdefault(row.virtual_hosts, []).append(row.floor_percent)
     floor = [(float(count), statistics.median(prices)) for count, prices in floors.items()]
     cpu = [_line(name, done, lambda row: row.cpu_percent) for name in names]
-    memory = [_line(name, done, _pss_mib) for name in names]
+    memory = {
+        "PSS": [_line(name, done, lambda row: _mib(row, "pss_bytes")) for name in names],
+        "RSS": [_line(name, done, lambda row: _mib(row, "rss_bytes")) for name in names],
+    }
     versions = ", ".join(f"{each.daemon} {each.version}" for each in report.contenders)
     caption = (
         f"carp-fast bench, {report.begun_at[:10]}: {versions}; {report.machine.cores} cores,"
@@ -408,7 +459,10 @@ def figure(report: Report) -> str:
     panels = [
         Panel("CPU, master and backup together", "virtual hosts", "% of one core",
               [*cpu, Line(FLOOR_LINE, floor, dashed=True)]),
-        Panel("Memory of one host's processes", "virtual hosts", "PSS, MiB", memory),
+        *(
+            Panel(f"{name} of one host's processes", "virtual hosts", f"{name}, MiB", lines)
+            for name, lines in memory.items()
+        ),
     ]  # fmt: skip
     return draw(panels, caption)
 
@@ -419,7 +473,8 @@ def _line(name: str, rows: Sequence[Row], value: Callable[[Row], float | None]) 
     return Line(name, [(float(count), figure) for count, figure in found if figure])
 
 
-def _pss_mib(row: Row) -> float | None:
+def _mib(row: Row, field: Literal["pss_bytes", "rss_bytes"]) -> float | None:
     if row.master is None or row.backup is None:
         return None
-    return max(row.master.pss_bytes, row.backup.pss_bytes) / MIB
+    held: int = max(getattr(row.master, field), getattr(row.backup, field))
+    return held / MIB

@@ -28,11 +28,11 @@ from carp_fast.bench.contenders import DAEMONS, MEASURED, Daemon
 from carp_fast.bench.measurements import (
     USUAL_WIRE,
     Contender,
-    Machine,
     Pings,
     Report,
     Row,
     Side,
+    Stage,
     TakeOver,
 )
 from carp_fast.bench.usage import Usage, descendants, machine, memory, processor, usage
@@ -60,6 +60,7 @@ INSTANCES_QUICK = (1, 50, 255)
 INSTANCES_MAX = 256 * VHIDS_PER_SEGMENT
 WIRES: tuple[Medium, ...] = get_args(Medium)
 WINDOW_S, WINDOW_QUICK_S = 15.0, 4.0
+REPEATS, REPEATS_QUICK = 3, 1
 FLOOR_WINDOW_MAX_S = 15.0
 QUIET_S = 3.0  # settled after this long without a change of address
 SETTLE_DEADLINE_S = 180.0
@@ -144,7 +145,7 @@ class Lines:
 @dataclass(frozen=True)
 class Plan:
     """What is to be measured. `daemons` are names of DAEMONS, `wires` what rows are measured on;
-    `force` includes what is skipped.
+    `repeats` is how many masters are killed for each row; `force` includes what is skipped.
     """
 
     daemons: Sequence[str] = tuple(MEASURED)
@@ -154,6 +155,7 @@ class Plan:
     tax: bool = True
     force: bool = False
     wires: Sequence[Medium] = (USUAL_WIRE,)
+    repeats: int = REPEATS
 
     def rows(self) -> Iterator[tuple[Daemon, int, Medium]]:
         """The rows in the order of measurement: all daemons of one size on one kind of wire, then
@@ -189,6 +191,7 @@ def planned(
     window_s: float | None = None,
     *,
     wires: str | None = None,
+    repeats: int | None = None,
     quick: bool = False,
     force: bool = False,
 ) -> Plan:
@@ -214,62 +217,117 @@ def planned(
     chosen_s = window_s or (WINDOW_QUICK_S if quick else WINDOW_S)
     unique = tuple(dict.fromkeys(names)), tuple(sorted(set(counts)))
     on = tuple(wire for wire in WIRES if wire in chosen)
-    return Plan(*unique, chosen_s, pings=not quick, tax=not quick, force=force, wires=on)
+    return Plan(
+        *unique,
+        chosen_s,
+        pings=not quick,
+        tax=not quick,
+        force=force,
+        wires=on,
+        repeats=repeats or (REPEATS_QUICK if quick else REPEATS),
+    )
 
 
-def run_bench(plan: Plan, audience: Audience) -> Report:
-    """Measures every row of the plan, one after the other.
+def run_bench(plan: Plan, audience: Audience, keep: Callable[[Report], None]) -> Report:
+    """Measures every row of the plan, one after the other; `keep` gets what there is after each.
 
-    A row that fails has a note, and the others are still measured. Raises LabError without root.
+    A row that fails has a note, and the others are still measured. Ctrl-C or SIGTERM ends the run:
+    what was measured before is returned, with a note. Raises LabError without root.
     """
     require_privilege()
-    rows, pings, taxes, notes = [], [], [], list(plan.skipped())
-    begun_at = datetime.now(UTC).isoformat(timespec="seconds")
-    stage = Machine(processor(), os.cpu_count() or 1, os.uname().release, os.getloadavg())
     present = [DAEMONS[name] for name in plan.daemons if DAEMONS[name].installed()]
-    contenders = [Contender(each.name, each.version(), each.configured) for each in present]
-    wanted = list(plan.rows())
-    audience.begin(len(wanted) + (plan.pings + plan.tax) * len(present))
+    report = Report(
+        __version__,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        Stage(processor(), os.cpu_count() or 1, os.uname().release, os.getloadavg()),
+        [Contender(each.name, each.version(), each.configured) for each in present],
+        rows=[],
+        pings=[],
+        notes=list(plan.skipped()),
+        taxes=[],
+    )
+    steps = list(_steps(plan, present, report, audience.phase))
+    audience.begin(len(steps))
     try:
-        for daemon, instances, wire in wanted:
-            row = Row(daemon.name, instances, -(-instances // VHIDS_PER_SEGMENT), wire=wire)
-            audience.step(f"{row.title} {instances:,}")
-            rows.append(measure_row(daemon, row, plan.window_s, audience.phase))
-        for daemon in present if plan.pings else ():
-            audience.step(f"{daemon.name} pings")
+        for done, (title, measure) in enumerate(steps):
+            audience.step(title)
             try:
-                pings.append(measure_pings(daemon, audience.phase))
+                measure()
             except LabError as reason:
-                notes.append(f"{daemon.name}, pings: {reason}")
-        for daemon in present if plan.tax else ():
-            audience.step(f"{daemon.name} tax")
-            try:
-                taxes.append(tax.measure(LAB, daemon, audience.phase))
-            except LabError as reason:
-                notes.append(f"{daemon.name}, tax: {reason}")
+                report.notes.append(f"{title}: {reason}")
+            except (KeyboardInterrupt, SystemExit):  # a lab has SIGTERM raise the latter
+                report.notes.append(f"interrupted after {done} of {len(steps)} steps")
+                return msgspec.structs.replace(report, interrupted=True)
+            keep(report)
     finally:
         audience.end()
-    return Report(__version__, begun_at, stage, contenders, rows, pings, notes, taxes)
+    return report
 
 
-def measure_row(daemon: Daemon, wanted: Row, window_s: float, report: Callable[[str], None]) -> Row:
-    """Measures what a row without figures names. A failure is a row with a note."""
-    counts = spread(wanted.virtual_hosts, wanted.segments)
-    wire: Medium = wanted.wire  # type: ignore[assignment]
-    report("building hosts")
+def _steps(
+    plan: Plan, present: Sequence[Daemon], report: Report, phase: Callable[[str], None]
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The title of each step, and what adds its figures to the report."""
+    for daemon, instances, wire in plan.rows():
+        row = Row(daemon.name, instances, -(-instances // VHIDS_PER_SEGMENT), wire=wire)
+
+        def add_row(daemon: Daemon = daemon, row: Row = row) -> None:
+            report.rows.append(measure_row(daemon, row, plan.window_s, plan.repeats, phase))
+
+        yield f"{row.title} {instances:,}", add_row
+    for each in present if plan.pings else ():
+        yield (
+            f"{each.name} pings",
+            lambda daemon=each: report.pings.append(measure_pings(daemon, phase)),  # type: ignore[misc]
+        )
+    for each in present if plan.tax else ():
+        yield (
+            f"{each.name} tax",
+            lambda daemon=each: report.taxes.append(tax.measure(LAB, daemon, phase)),  # type: ignore[misc]
+        )
+
+
+def measure_row(
+    daemon: Daemon, wanted: Row, window_s: float, repeats: int, report: Callable[[str], None]
+) -> Row:
+    """Measures what a row without figures names; the take-over `repeats` times, each with hosts of
+    its own. A failure is a row with a note, and with the figures that there are.
+    """
+    row = wanted
     try:
-        with (
-            Lab(LAB, segments=wanted.segments, medium=wire) as lab,
-            Pair(lab, daemon, counts) as pair,
-        ):
+        with _pair(daemon, wanted, report) as pair:
             row = _measure(pair, wanted, window_s, report)
             report("measuring the floor")
             rate = max(row.master.frames_per_s if row.master else 0.0, 1.0)
             seconds = min(window_s, FLOOR_WINDOW_MAX_S)
-            price = floor.measure(lab["a"], lab["b"], list(counts), rate, seconds)
+            hosts = pair.lab["a"], pair.lab["b"]
+            price = floor.measure(*hosts, list(pair.counts), rate, seconds)
+        row = msgspec.structs.replace(row, floor=price, notes=[*row.notes, *pair.notes])
+        for number in range(2, repeats + 1):
+            with _pair(daemon, wanted, report) as pair:
+                report(f"starting for take-over {number} of {repeats}")
+                pair.start()
+                report(f"killing the master, {number} of {repeats}")
+                over = pair.fail_over()
+            row = msgspec.structs.replace(
+                row, take_overs=[*row.take_overs, over], notes=[*row.notes, *pair.notes]
+            )
     except LabError as reason:
-        return msgspec.structs.replace(wanted, notes=[str(reason)])
-    return msgspec.structs.replace(row, floor=price, notes=pair.notes)
+        return msgspec.structs.replace(row, notes=[*row.notes, str(reason)])
+    return row
+
+
+@contextmanager
+def _pair(daemon: Daemon, wanted: Row, report: Callable[[str], None]) -> Iterator[Pair]:
+    """Hosts for a row, and its daemons on them, which are ended with the block."""
+    report("building hosts")
+    wire: Medium = wanted.wire  # type: ignore[assignment]
+    counts = spread(wanted.virtual_hosts, wanted.segments)
+    with (
+        Lab(LAB, segments=wanted.segments, medium=wire) as lab,
+        Pair(lab, daemon, counts) as pair,
+    ):
+        yield pair
 
 
 def _measure(pair: Pair, wanted: Row, window_s: float, report: Callable[[str], None]) -> Row:
@@ -280,6 +338,8 @@ def _measure(pair: Pair, wanted: Row, window_s: float, report: Callable[[str], N
     begun = machine()
     master, backup, elapsed_ns = pair.measure(window_s)
     load = machine().since(begun)
+    own_percent = master.cpu_percent + backup.cpu_percent
+    others, stolen, notes = measurements.busy(load, elapsed_ns, own_percent)
     report("killing the master")
     over = pair.fail_over()
     pair.kill_all()
@@ -289,9 +349,12 @@ def _measure(pair: Pair, wanted: Row, window_s: float, report: Callable[[str], N
         settle_s=settle_s,
         master=master,
         backup=backup,
-        take_over=over,
+        take_overs=[over],
         machine_busy_percent=100 * load.busy_ns / elapsed_ns,
         machine_softirq_percent=100 * load.softirq_ns / elapsed_ns,
+        machine_others_percent=others,
+        machine_stolen_percent=stolen,
+        notes=notes,
     )
 
 

@@ -41,9 +41,11 @@ class Machine(NamedTuple):
 
     busy_ns: int
     softirq_ns: int
+    stolen_ns: int  # what the hypervisor gave to others; not busy
 
     def since(self, earlier: Machine) -> Machine:
-        return Machine(self.busy_ns - earlier.busy_ns, self.softirq_ns - earlier.softirq_ns)
+        """What passed between two readings."""
+        return Machine(*(now - then for now, then in zip(self, earlier, strict=True)))
 
 
 def descendants(roots: Iterable[int], proc: Path = PROC) -> list[int]:
@@ -100,7 +102,7 @@ def machine(proc: Path = PROC) -> Machine:
     ticks = [int(field) for field in fields[0][1:9]]
     idle, stolen = ticks[3] + ticks[4], ticks[7]
     passed_ns = time.monotonic_ns() * (len(fields) - 1)
-    return Machine(passed_ns - _ticks_ns(idle + stolen), _ticks_ns(ticks[6]))
+    return Machine(passed_ns - _ticks_ns(idle + stolen), _ticks_ns(ticks[6]), _ticks_ns(stolen))
 
 
 def processor(proc: Path = PROC) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from carp_fast.cli.conflicts import Rule, check
+from carp_fast.cli.interrupts import EXIT_CODE
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Finite,
@@ -24,13 +26,22 @@ from carp_fast.cli.terminal import (
 
 if TYPE_CHECKING:
     from carp_fast.bench.measurements import Report
+    from carp_fast.bench.run import Plan
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 # Columns that a narrow terminal may lack, the most important first.
 BENCH_IMPORTANCE = (
     *("CPU %", "TAKE-OVER S", "LONGEST GAP S", "PSS MIB", "LOST OF ONE", "LAG MS", "RATIO"),
-    *("TAX NS", "FLOOR %", "ADOPTED", "LOST", "SETTLE S", "SILENCE S", "PINGS"),
-    *("RSS MIB", "SPAN S", "ANNOUNCED S", "NOISE NS", "QUARTILES", "NS WITHOUT", "PACKETS"),
-    *("SEGMENTS", "PROCESSES", "ADVERTS/S", "SWITCHES/S"),
+    *("TAX NS", "FLOOR %", "ADOPTED", "LOST", "SETTLE S", "SILENCE S", "PINGS", "KILLS"),
+    *("RSS MIB", "PHASE S", "SPAN S", "ANNOUNCED S", "NOISE NS", "QUARTILES", "NS WITHOUT"),
+    *("PACKETS", "SEGMENTS", "PROCESSES", "ADVERTS/S", "SWITCHES/S"),
+)
+
+
+_MEASURING = ("daemons", "instances", "wires", "window", "repeats", "quick", "force", "save")
+_RULES = (
+    Rule("saved", "{option} shows what was measured before; {other} is for measuring", _MEASURING),
 )
 
 
@@ -44,8 +55,24 @@ BENCH_IMPORTANCE = (
     metavar="S",
     help="Seconds of CPU time averaged.",
 )
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    help="Times that each master is killed.  [default: 3; with --quick 1]",
+)
 @json_option
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg")
+@click.option("--plot", type=_FILE, metavar="FILE.svg", help="Also draw the figure.")
+@click.option(
+    "--save", type=_FILE, metavar="FILE", help="Also write the JSON document, after each row."
+)
+@click.option(
+    "--from",
+    "saved",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Show a saved document: measure nothing.",
+)
 @click.option("--quick", is_flag=True, help="Three sizes, short windows, no pings: two minutes.")
 @click.option("--force", is_flag=True, help="Also combinations that take minutes to start.")
 def bench(
@@ -54,55 +81,106 @@ def bench(
     instances: str | None,
     wires: str | None,
     window: float | None,
+    repeats: int | None,
     as_json: bool,
     plot: Path | None,
+    save: Path | None,
+    saved: Path | None,
     quick: bool,
     force: bool,
 ) -> None:
     """Compares carp-fast with ucarp and keepalived.
 
-    Needs root: everything runs in network namespaces. docs/benchmarking.md explains what is
-    measured and how.
+    Needs root: everything runs in network namespaces. Ctrl-C ends it, and what was measured is
+    shown. docs/benchmarking.md explains what is measured and how.
     """
+    check(_RULES)
+    for option, path in (("--plot", plot), ("--save", save)):
+        if path and not os.access(path.absolute().parent, os.W_OK):
+            raise failure(f"bench: {option} {path}: cannot write there")
+    if saved:
+        result = _read(saved)
+    else:
+        from carp_fast.bench.run import planned
+
+        try:
+            plan = planned(
+                daemons,
+                instances,
+                window,
+                wires=wires,
+                repeats=repeats,
+                quick=quick,
+                force=force,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        if daemons and plan.lacking():
+            packages = ", ".join(daemon.package for daemon in plan.lacking())
+            raise failure(f"bench: not installed: {packages} (Debian packages)")
+        result = _run(plan, save)
+    show(result, as_json, plot)
+    if result.interrupted and not saved:
+        raise click.exceptions.Exit(EXIT_CODE)
+
+
+def _run(plan: Plan, save: Path | None) -> Report:
+    """Measures; writes what there is to `save` after each row."""
     import msgspec
     from rich.console import Console
 
-    from carp_fast.bench import measurements
-    from carp_fast.bench.run import Bars, Lines, planned, run_bench
+    from carp_fast.bench.run import Bars, Lines, run_bench
+    from carp_fast.config.state import replace_file
     from carp_fast.lab.lab import LabError
 
-    try:
-        plan = planned(daemons, instances, window, wires=wires, quick=quick, force=force)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if daemons and plan.lacking():
-        packages = ", ".join(daemon.package for daemon in plan.lacking())
-        raise failure(f"bench: not installed: {packages} (Debian packages)")
-    if plot and not os.access(plot.absolute().parent, os.W_OK):
-        raise failure(f"bench: --plot {plot}: cannot write there")
+    def keep(report: Report) -> None:
+        if save:
+            try:
+                replace_file(save, msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+            except OSError as error:
+                raise failure(f"bench: --save {save}: {error.strerror}") from error
+
     console = Console(stderr=True)
     lines = Lines(lambda line: click.echo(line, err=True))
     try:
-        result = run_bench(plan, Bars(console) if console.is_terminal else lines)
+        result = run_bench(plan, Bars(console) if console.is_terminal else lines, keep)
     except LabError as error:
         raise failure(f"bench: {error}") from error
+    keep(result)
+    return result
+
+
+def _read(saved: Path) -> Report:
+    """A saved document. Exits with an error that names the file and what is wrong with it."""
+    import msgspec
+
+    from carp_fast.bench.measurements import Report
+
+    try:
+        return msgspec.json.decode(saved.read_bytes(), type=Report)
+    except OSError as error:
+        raise failure(f"bench: --from {saved}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise failure(f"bench: --from {saved}: not a document of --save: {error}") from error
+
+
+def show(result: Report, as_json: bool, plot: Path | None) -> None:
+    """Prints the tables or the document, and writes the figure to `plot`."""
+    import msgspec
+
+    from carp_fast.bench import measurements
+
     if as_json:
         print_json(msgspec.json.encode(result))
     else:
-        _print_bench(result)
+        for title, header, rows in measurements.tables(result):
+            print_prose(title)
+            print_table(columns(header, BENCH_IMPORTANCE), rows)
+            print_text("")
+        for line in measurements.remarks(result):
+            print_prose(line)
     if plot:
         try:
             plot.write_text(measurements.figure(result))
         except (OSError, ValueError) as error:
             raise failure(f"bench: --plot {plot}: {error}") from error
-
-
-def _print_bench(result: Report) -> None:
-    from carp_fast.bench import measurements
-
-    for title, header, rows in measurements.tables(result):
-        print_prose(title)
-        print_table(columns(header, BENCH_IMPORTANCE), rows)
-        print_text("")
-    for line in measurements.remarks(result):
-        print_prose(line)

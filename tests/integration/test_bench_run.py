@@ -58,7 +58,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
             "--quick",
             "--json",
         ],
-        "ten": ["--daemon", "carp-fast", *ten, "--json", "--plot", str(directory / PLOT)],
+        "ten": [
+            "--daemon",
+            "carp-fast",
+            *ten,
+            "--repeats",
+            "1",
+            "--json",
+            "--plot",
+            str(directory / PLOT),
+        ],
         **{peer: ["--daemon", peer, *ten, "--quick"] for peer in PEERS},
     }
     environment = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
@@ -96,7 +105,11 @@ def report_of(done: Done) -> Report:
 def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
     reports = [report_of(runs[name]) for name in ("one", "ten")]
     rows = [row for report in reports for row in report.rows]
-    assert [(row.virtual_hosts, row.notes) for row in rows] == [(1, []), (10, [])]
+    assert [row.virtual_hosts for row in rows] == [1, 10]
+    notes = [note for row in rows for note in row.notes]
+    assert [
+        note for note in notes if not note.startswith(("the machine was busy", "the hyp"))
+    ] == []
     for row in rows:
         assert row.master is not None
         assert row.backup is not None
@@ -113,8 +126,9 @@ def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
 def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
     report = report_of(runs["ten"])
     for row in [*report_of(runs["one"]).rows, *report.rows]:  # by a route, and by addresses
-        over = row.take_over
-        assert over is not None
+        (over,) = row.take_overs
+        assert over.phase_s is not None
+        assert -0.1 < over.phase_s.first <= over.phase_s.max < 1.5  # an interval, on a busy machine
         assert over.adopted == over.announced == row.virtual_hosts
         assert over.address_s is not None
         assert over.silence_s is not None
@@ -144,7 +158,7 @@ def test_the_tax_on_other_packets_is_reported(runs: dict[str, Done]) -> None:
 
 def test_the_figure_is_drawn(runs: dict[str, Done]) -> None:
     root = ET.fromstring(runs["figure"].stdout)
-    assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 3
+    assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 4
 
 
 def test_the_peers_are_measured(runs: dict[str, Done], program: Callable[[str], str]) -> None:
@@ -154,10 +168,10 @@ def test_the_peers_are_measured(runs: dict[str, Done], program: Callable[[str], 
         done = runs[name]
         assert done.returncode == 0, done.stderr
         rows = [re.split(r" {2,}", line) for line in done.stdout.splitlines()]
-        costs = {row[0]: row[1:4] for row in rows if len(row) == len(COST_HEADER)}
-        assert costs[name] == ["10", "1", processes]
-        overs = {row[0]: row[3] for row in rows if len(row) == len(TAKE_OVER_HEADER)}
-        assert overs == {"DAEMON": "ADOPTED", name: "10"}
+        cost, over = (rows[rows.index(list(each)) + 1] for each in (COST_HEADER, TAKE_OVER_HEADER))
+        assert cost[:4] == [name, "10", "1", processes]
+        figures = dict(zip(TAKE_OVER_HEADER, over, strict=True))
+        assert (figures["DAEMON"], figures["KILLS"], figures["ADOPTED"]) == (name, "1", "10")
         assert "not settled" not in done.stdout
         assert f"s  {name} 10: starting" in done.stderr
     assert "ucarp 1." in runs["ucarp"].stdout

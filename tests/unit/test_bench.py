@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
 import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -15,6 +17,7 @@ from rich.console import Console
 from carp_fast.bench import contenders, floor
 from carp_fast.bench import run as bench
 from carp_fast.bench.contenders import DAEMONS, MEASURED, VARIANTS
+from carp_fast.bench.measurements import Report, Row
 from carp_fast.bench.run import Bars, Lines, Plan, planned
 from carp_fast.cli import main as cli
 from carp_fast.config import load as config
@@ -101,7 +104,8 @@ def test_what_is_not_installed_is_said_and_left_out(monkeypatch: pytest.MonkeyPa
 def test_quick_stands_for_what_is_not_given() -> None:
     quick = planned(quick=True)
     counts, window_s = bench.INSTANCES_QUICK, bench.WINDOW_QUICK_S
-    assert quick == Plan(tuple(MEASURED), counts, window_s, pings=False, tax=False)
+    assert quick == Plan(tuple(MEASURED), counts, window_s, pings=False, tax=False, repeats=1)
+    assert planned(repeats=7, quick=True).repeats == 7
     assert planned(instances="7", window_s=9, quick=True).instances == (7,)
     assert planned() == Plan()
 
@@ -154,16 +158,71 @@ def test_bars_show_the_step_on_a_terminal() -> None:
         (["--window", "0"], 2, "--window"),
         (["--daemon", "carp-fast,ucarp"], 1, "not installed: ucarp (Debian packages)"),
         (["--plot", "/nowhere/at/all.svg"], 1, "/nowhere/at/all.svg: cannot write there"),
+        (["--save", "/nowhere/at/all.json"], 1, "--save /nowhere/at/all.json: cannot write there"),
+        (["--repeats", "0"], 2, "--repeats"),
+        (["--from", "/nowhere.json"], 2, "/nowhere.json"),
+        (["--from", "/proc/self/stat"], 1, "--from /proc/self/stat: not a document of --save"),
+        (["--from", "/proc/self/stat", "--quick"], 2, "--from shows what was measured before"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(
     arguments: list[str], code: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(bench, "run_bench", lambda plan, audience: pytest.fail("it started"))
+    monkeypatch.setattr(bench, "run_bench", lambda *given: pytest.fail("it started"))
     result = CliRunner().invoke(cli.main, ["bench", *arguments])
     assert result.exit_code == code
     assert said in result.stderr
+
+
+class Quiet:
+    """An audience that only takes part."""
+
+    def begin(self, steps: int) -> None: ...
+    def step(self, title: str) -> None: ...
+    def phase(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit(128 + signal.SIGTERM)])
+def test_an_interrupted_run_keeps_what_was_measured(
+    interrupt: BaseException, all_installed: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure(daemon: contenders.Daemon, row: Row, *others: object) -> Row:
+        if row.virtual_hosts == 10:
+            raise LabError("not settled")
+        if row.virtual_hosts == 50:
+            raise interrupt
+        return row
+
+    monkeypatch.setattr(bench, "require_privilege", lambda: None)
+    monkeypatch.setattr(bench, "measure_row", measure)
+    monkeypatch.setattr(contenders.Daemon, "version", lambda self: "0")
+    saved = tmp_path / "result.json"
+    arguments = ["--daemon", "ucarp", "--instances", "1,10,50,255", "--save", str(saved)]
+    result = CliRunner().invoke(cli.main, ["bench", *arguments])
+    assert result.exit_code == 130
+    assert "interrupted after 2 of 6 steps" in result.stdout
+    report = msgspec.json.decode(saved.read_bytes(), type=Report)
+    assert [row.virtual_hosts for row in report.rows] == [1]
+    assert report.notes == ["ucarp 10: not settled", "interrupted after 2 of 6 steps"]
+    shown = CliRunner().invoke(cli.main, ["bench", "--from", str(saved)])
+    assert (shown.exit_code, shown.stdout) == (0, result.stdout)
+    document = CliRunner().invoke(cli.main, ["bench", "--from", str(saved), "--json"])
+    assert msgspec.json.decode(document.stdout, type=Report) == report
+
+
+def test_what_there_is_can_be_kept_after_each_step(
+    all_installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "require_privilege", lambda: None)
+    monkeypatch.setattr(bench, "measure_row", lambda daemon, row, *others: row)
+    monkeypatch.setattr(contenders.Daemon, "version", lambda self: "0")
+    kept: list[int] = []
+    plan = planned("ucarp", "1,10,255", quick=True)
+    report = bench.run_bench(plan, Quiet(), lambda report: kept.append(len(report.rows)))
+    assert kept == [1, 2, 3]
+    assert not report.interrupted
 
 
 # The contenders

@@ -12,15 +12,15 @@ from carp_fast.bench.measurements import (
     MIB,
     Contender,
     Floor,
-    Machine,
     Report,
     Row,
     Side,
     Spread,
+    Stage,
     TakeOver,
     Tax,
 )
-from carp_fast.bench.usage import Memory, Usage
+from carp_fast.bench.usage import Machine, Memory, Usage
 
 SECOND_NS = 1_000_000_000
 
@@ -33,7 +33,7 @@ def report(rows: list[Row]) -> Report:
     return Report(
         carp_fast="0",
         begun_at="2030-01-02T03:04:05+00:00",
-        machine=Machine("a processor", 2, "6.1", (0.1, 0.2, 0.3)),
+        machine=Stage("a processor", 2, "6.1", (0.1, 0.2, 0.3)),
         contenders=[Contender("carp-fast", "0", "as it is"), Contender("ucarp", "1", "so")],
         rows=rows,
         pings=[
@@ -54,7 +54,7 @@ def row(daemon: str, hosts: int, cpu_percent: float) -> Row:
         first_at_ns={(1, 1): 12 * SECOND_NS, (1, 2): 12 * SECOND_NS},
     )
     return Row(
-        daemon, hosts, 1, 5.0, 3.25, side(cpu_percent), side(cpu_percent / 2), over,
+        daemon, hosts, 1, 5.0, 3.25, side(cpu_percent), side(cpu_percent / 2), [over],
         Floor(0.5, 0.25, 255.0, 255.0), notes=["odd"],
     )  # fmt: skip
 
@@ -98,6 +98,7 @@ def test_a_take_over_counts_from_the_kill_and_leaves_out_what_is_missing() -> No
         span_s=2.0,
         lag_s=Spread(1.0, 1.5, 2.0),
         announced_s=Spread(4.0, 4.5, 5.0),
+        phase_s=Spread(0.0, 0.5, 1.0),
     )
 
 
@@ -105,7 +106,41 @@ def test_a_take_over_that_did_not_happen() -> None:
     over = measurements.take_over(
         [(1, 1)], 5, address_at_ns={}, announced_at_ns={}, last_at_ns={(1, 1): 4}, first_at_ns={}
     )
-    assert over == TakeOver(1, 0, 0, None, None, None, None)
+    nanosecond = Spread(1e-9, 1e-9, 1e-9)
+    assert over == TakeOver(1, 0, 0, None, None, None, None, None, phase_s=nanosecond)
+
+
+def test_several_take_overs_are_told_by_their_extremes_and_the_median_of_medians() -> None:
+    spreads = [Spread(1.0, 2.0, 9.0), None, Spread(0.5, 4.0, 5.0), Spread(2.0, 3.0, 4.0)]
+    assert measurements.merged(spreads) == Spread(0.5, 3.0, 9.0)
+    assert measurements.merged([None, None]) is None
+    overs = [
+        TakeOver(2, adopted, adopted, Spread(first, 3.0, 4.0), None, span_s, None)
+        for adopted, first, span_s in ((2, 3.0, 0.5), (1, 2.0, 0.25))
+    ]
+    cells = dict(
+        zip(
+            measurements.TAKE_OVER_HEADER,
+            measurements.take_over_row(Row("ucarp", 2, 1, take_overs=overs)),
+            strict=True,
+        )
+    )
+    assert (cells["KILLS"], cells["ADOPTED"]) == ("2", "1"), "the least of all"
+    assert (cells["TAKE-OVER S"], cells["SPAN S"]) == ("2.00 / 3.00 / 4.00", "0.50")
+    assert (cells["PHASE S"], cells["LAG MS"]) == ("-", "-")
+
+
+def test_a_machine_that_does_other_work_is_noted() -> None:
+    second = Machine(busy_ns=SECOND_NS, softirq_ns=SECOND_NS // 4, stolen_ns=0)
+    assert measurements.busy(second, SECOND_NS, own_percent=60.0) == (15.0, 0.0, [])
+    assert measurements.busy(second, SECOND_NS, own_percent=90.0) == (0.0, 0.0, [])
+    others, _, [note] = measurements.busy(second, SECOND_NS, own_percent=50.0)
+    assert others == 25.0
+    assert note == "the machine was busy: other processes took 25 % of a core"
+    stolen = second._replace(stolen_ns=SECOND_NS)
+    _, percent, [note] = measurements.busy(stolen, 2 * SECOND_NS, own_percent=60.0)
+    assert percent == 50.0
+    assert note == "the hypervisor gave 50 % of a core to other machines"
 
 
 def test_the_tax_is_what_a_daemon_adds_to_a_difference_that_was_there_before() -> None:
@@ -186,10 +221,10 @@ def test_the_figure_has_a_line_for_each_daemon_and_one_for_the_floor() -> None:
     root = ET.fromstring(measurements.figure(report([*rows, Row("keepalived", 5, 1)])))
     space = "{http://www.w3.org/2000/svg}"
     lines = root.findall(f".//{space}polyline")
-    assert len(lines) == 2 + 1 + 2
+    assert len(lines) == 2 + 1 + 2 + 2
     texts = {text.text for text in root.iter(f"{space}text")}
     assert {"carp-fast", "ucarp", measurements.FLOOR_LINE, "virtual hosts"} <= texts
-    assert {"% of one core", "PSS, MiB", "1", "100"} <= texts
+    assert {"% of one core", "PSS, MiB", "RSS, MiB", "1", "100"} <= texts
     assert "keepalived" not in texts
 
 

@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 from carp_fast.bench import measurements
-from carp_fast.bench.measurements import Floor, Machine, Report, Row, Side, Spread, TakeOver, Tax
+from carp_fast.bench.measurements import Floor, Report, Row, Side, Spread, Stage, TakeOver, Tax
 from carp_fast.capture.pcap import Writer
 from carp_fast.cli import events
 from carp_fast.cli import main as cli
+from carp_fast.cli.bench import show
 from carp_fast.cli.masters import line_of
 from carp_fast.cli.sink import print_received
 from carp_fast.cli.terminal import Failure, print_prose, terminal_width
@@ -183,18 +184,22 @@ def print_bench(directory: Path) -> None:
     side = Side(4_080, 123.45, 0.25, 0.75, 4_000 << 20, 3_000 << 20, 50_000.0, 4_080.0)
     spread = Spread(3.0, 3.5, 12.0)
     over = TakeOver(4_080, 4_080, 4_080, spread, spread, 1.0, spread, spread)
-    row = Row("keepalived", 4_080, 16, 5.0, 3.25, side, side, over, Floor(1.5, 1.25, 255.0, 255.0))
-    cli._print_bench(
+    row = Row(
+        "keepalived", 4_080, 16, 5.0, 3.25, side, side, [over], Floor(1.5, 1.25, 255.0, 255.0)
+    )
+    show(
         Report(
             carp_fast="0",
             begun_at="2030-01-02T03:04:05+00:00",
-            machine=Machine("a processor", 2, "6.1", (0.1, 0.2, 0.3)),
+            machine=Stage("a processor", 2, "6.1", (0.1, 0.2, 0.3)),
             contenders=[],
             rows=[row],
             pings=[measurements.pings("keepalived", 4_080, 0.01, {"x": 5}, {"x": [1, 2]})],
             notes=["something was skipped, since this machine has only two cores and no more"],
             taxes=[Tax("keepalived", 4_080, 400_000, 1_000.0, 70.0, -60.0, 1_090.0, 2.0)],
-        )
+        ),
+        as_json=False,
+        plot=None,
     )
 
 

@@ -66,7 +66,8 @@ def test_the_machine_is_busy_when_it_neither_idles_nor_waits(
         "cpu0 1 1 1\ncpu1 1 1 1\n"
     )
     busy_ns = 2 * 10 * second_ns - 15 * second_ns - 2 * second_ns - second_ns // 2
-    assert machine(tmp_path).since(before) == Machine(busy_ns, softirq * second_ns // hertz)
+    softirq_ns = softirq * second_ns // hertz
+    assert machine(tmp_path).since(before) == Machine(busy_ns, softirq_ns, second_ns // 2)
 
 
 def test_usage_of_this_process_is_what_it_spent() -> None:
