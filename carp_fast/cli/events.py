@@ -79,4 +79,5 @@ def _state_line(event: StateEvent) -> str:
     demoted = f", demoted by {event.demotion.total} ({reasons})" if reasons else ""
     if event.group is not None and event.group.demoted:
         demoted += f", group {event.group.name} is demoted: {event.group.why}"
-    return f"{event.at} {event.interface}/{event.vhid}: {change}{demoted}"
+    name = f" ({event.name})" if event.name else ""
+    return f"{event.at} {event.interface}/{event.vhid}{name}: {change}{demoted}"

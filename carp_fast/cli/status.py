@@ -34,8 +34,8 @@ ADDRESSES_SHOWN = 2
 GROUPS_SHOWN = 10  # demoted ones above the table; the others are counted
 
 # Columns that a narrow terminal may lack, the most important first; how far cells are shortened.
-IMPORTANCE = ("PROBLEMS", "REASON", "ADDRESSES", "SINCE", "PEER", "ADVSKEW")
-SHORTENED = {"ADDRESSES": 15, "PROBLEMS": 20}
+IMPORTANCE = ("PROBLEMS", "NAME", "REASON", "ADDRESSES", "SINCE", "PEER", "ADVSKEW", "SEGMENT")
+SHORTENED = {"ADDRESSES": 15, "PROBLEMS": 20, "NAME": 12, "SEGMENT": 8}
 
 _STATES = ("INIT", "BACKUP", "MASTER")
 _STATE_STYLES = {"MASTER": "green", "BACKUP": "cyan", "INIT": "yellow"}
@@ -120,12 +120,20 @@ def _print_status(document: Status, problems: bool) -> None:
     shown = ADDRESSES_SHOWN if sys.stdout.isatty() else None
     header = ["VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER"]
     rows = [_status_row(host, now, shown) for host in hosts]
+    if any(host.name for host in hosts):
+        header.insert(1, "NAME")
+        pairs = zip(rows, hosts, strict=True)
+        rows = [(row[0], host.name or "-", *row[1:]) for row, host in pairs]
+    if any(host.segment for host in hosts):
+        header.append("SEGMENT")
+        rows = [(*row, host.segment or "-") for row, host in zip(rows, hosts, strict=True)]
     if problems or any(host.warnings for host in hosts):
         header.append("PROBLEMS")
         every = [explain_text.problems(host) for host in hosts]
         rows = [(*row, ", ".join(found)) for row, found in zip(rows, every, strict=True)]
     shown_as = columns(header, IMPORTANCE, SHORTENED, lists=["ADDRESSES"])
-    print_table(shown_as, rows, lambda row: _STATE_STYLES.get(row[1], ""))
+    state = header.index("STATE")
+    print_table(shown_as, rows, lambda row: _STATE_STYLES.get(row[state], ""))
 
 
 def _status_row(host: VirtualHostStatus, now: datetime, shown: int | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from carp_fast.config.model import Configuration, Settings
+from carp_fast.config.model import NO_LABELS, Configuration, Settings
 
 # Neither what is secret nor where a table stands.
 LEFT_OUT = frozenset({"passphrase", "origin"})
@@ -42,4 +42,6 @@ def fingerprint(configuration: Configuration) -> str:
                 last = host.settings
                 add(_settings(last))
             add((host.interface, host.vhid, host.addresses, host.unsigned_addresses))
+            if host.labels != NO_LABELS:
+                add(host.labels)
     return digest.hexdigest()

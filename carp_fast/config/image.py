@@ -16,8 +16,10 @@ import msgspec
 from carp_fast.config.model import (
     MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS,
+    NO_LABELS,
     Configuration,
     Daemon,
+    Labels,
     Origin,
     Settings,
     VirtualHost,
@@ -48,13 +50,14 @@ _Packed = msgspec.defstruct(
 
 
 class _Host(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A virtual host, its interface and its settings by their numbers."""
+    """A virtual host; its interface, its settings and its labels by their numbers."""
 
     interface: int
     vhid: int
     addresses: tuple[str, ...]
     unsigned_addresses: tuple[str, ...]
     settings: int
+    labels: int = 0
 
 
 class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -69,6 +72,7 @@ class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     settings: list[_Packed]  # type: ignore[valid-type]
     interfaces: list[str]
     hosts: list[_Host]
+    labels: list[tuple[str, str, str]] = []  # those but NO_LABELS, which are number 0
 
 
 def encode(configuration: Configuration) -> bytes:
@@ -76,6 +80,7 @@ def encode(configuration: Configuration) -> bytes:
     numbers: dict[int, int] = {}  # of settings, by their identity
     packed: list[Any] = []
     interfaces: dict[str, int] = {}
+    labels: dict[Labels, int] = {NO_LABELS: 0}
     hosts = []
     for host in configuration.virtual_hosts:
         number = numbers.get(id(host.settings))
@@ -83,7 +88,9 @@ def encode(configuration: Configuration) -> bytes:
             number = numbers[id(host.settings)] = len(packed)
             packed.append(_pack(host.settings))
         interface = interfaces.setdefault(host.interface, len(interfaces))
-        hosts.append(_Host(interface, host.vhid, host.addresses, host.unsigned_addresses, number))
+        label = labels.setdefault(host.labels, len(labels))
+        addresses = host.addresses, host.unsigned_addresses
+        hosts.append(_Host(interface, host.vhid, *addresses, number, label))
     image = _Image(
         FORMAT,
         configuration.path,
@@ -96,6 +103,7 @@ def encode(configuration: Configuration) -> bytes:
         packed,
         list(interfaces),
         hosts,
+        [(each.name, each.description, each.segment) for each in labels][1:],
     )
     return msgspec.msgpack.encode(image, enc_hook=_encode_path)
 
@@ -116,8 +124,10 @@ def _configuration(found: _Image) -> Configuration:
     if any(size > most for size, most in (*sizes, (len(found.tracks), TRACKS_MAX))):
         raise ValueError("it is larger than a configuration may be")
     settings = [_unpack(each) for each in found.settings]
+    labels = [NO_LABELS, *(Labels(*each) for each in found.labels)]
     names = found.interfaces
     _check_numbers((each.interface for each in found.hosts), len(names))
+    _check_numbers((each.labels for each in found.hosts), len(labels))
     _check_numbers((each.settings for each in found.hosts), len(settings))
     return Configuration(
         path=found.path,
@@ -130,6 +140,7 @@ def _configuration(found: _Image) -> Configuration:
                 each.addresses,
                 each.unsigned_addresses,
                 settings[each.settings],
+                labels[each.labels],
             )
             for each in found.hosts
         ],

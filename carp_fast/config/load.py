@@ -28,6 +28,7 @@ from carp_fast.config.claims import (
 from carp_fast.config.documents import Documents, Findings, Table
 from carp_fast.config.doubts import Doubts
 from carp_fast.config.group_tables import GroupTables
+from carp_fast.config.labels import LabelKeys, TableLabels
 from carp_fast.config.model import (
     MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS,
@@ -153,6 +154,7 @@ class _Loader:
         self.interfaces: dict[str, list[VirtualHost]] = {}
         self.identities = Identities()
         self.groups = GroupTables(self.found, self.parse)
+        self.labels = LabelKeys(self.found, self.owner)
         self.tracks = TrackTables(self.found, self.parse, self.documents.writers)
 
     def load(self) -> Configuration:
@@ -165,6 +167,7 @@ class _Loader:
         for key, parse in item_parsers(numbered=True).items():
             if key in self.defaults.raw:
                 self.items(self.defaults, key, parse)
+        self.labels.check(self.defaults)
         arrays = self.documents.arrays(main)
         for table in arrays["group"]:
             self.groups.read(table)
@@ -469,14 +472,16 @@ class _Loader:
         self.tracks.use(settings)
         interfaces: Interfaces = self.items(table, "interface", ranges.named_interfaces)
         vhids = self.items(table, "vhid", ranges.vhid_numbers)
-        parsers = item_parsers(numbered=all(number is not None for _, number in interfaces))
+        numbered = all(number is not None for _, number in interfaces)
+        parsers = item_parsers(numbered)
         templates = {key: self.items(table, key, parsers[key]) for key in ADDRESS_KEYS}
+        labels = self.labels.of(table, numbered=numbered)
         if self.within_limits(table, interfaces, len(vhids)):
             if bad.isdisjoint({"destination", "destination6", "peers"}):
                 families = families_of([template.text for template in templates["addresses"]])
                 destinations = destinations_of(settings, families)
                 self.claim(table, interfaces, vhids, destinations)
-            self.expand(table, interfaces, vhids, templates, settings)
+            self.expand(table, interfaces, vhids, templates, settings, labels=labels)
 
     def within_limits(self, table: Table, interfaces: Interfaces, vhids: int) -> bool:
         """True if the engine has room for this table as well; a limit exceeded is a fault."""
@@ -521,6 +526,8 @@ class _Loader:
         vhids: list[int],
         templates: dict[str, list[Template]],
         settings: Settings,
+        *,
+        labels: TableLabels,
     ) -> None:
         """Makes the virtual hosts from the templates, by interface and then by vhid."""
         index = 0
@@ -541,7 +548,8 @@ class _Loader:
                                 text = f"for {interface}/{vhid}: {refused}"
                                 self.fault(table.origin, key, as_shown(template.text), text)
                     filled.append(tuple(texts))
-                host = VirtualHost(interface, vhid, filled[0], filled[1], settings)
+                named = labels.at(interface, vhid, number, index)
+                host = VirtualHost(interface, vhid, filled[0], filled[1], settings, named)
                 doubts.look(host)
                 if not repeated and (settings.peers or len(filled[0]) + len(filled[1]) > 1):
                     repeated = self.find_repeated_address(table, host)

@@ -124,11 +124,32 @@ class Settings(Keys, frozen=True, kw_only=True):
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
 
 
+class Labels(msgspec.Struct, frozen=True, gc=False):
+    """What people and their programs call a virtual host; "": no such label.
+
+    `segment` groups virtual hosts across hosts, where interfaces have other names.
+    """
+
+    name: str = ""
+    description: str = ""
+    segment: str = ""
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that it has, by key."""
+        if self is NO_LABELS:
+            return {}
+        return {key: text for key in self.__struct_fields__ if (text := getattr(self, key))}
+
+
+NO_LABELS = Labels()
+
+
 class VirtualHost(msgspec.Struct, frozen=True, gc=False):
     """One virtual host.
 
     Addresses are such as "192.0.2.10/24" or "2001:db8::10/64", in the form of inet_ntop and in the
-    order of the file.
+    order of the file. `labels` change nothing about what it does.
     """
 
     interface: str
@@ -136,6 +157,7 @@ class VirtualHost(msgspec.Struct, frozen=True, gc=False):
     addresses: tuple[str, ...]
     unsigned_addresses: tuple[str, ...]
     settings: Settings
+    labels: Labels = NO_LABELS
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -167,6 +189,11 @@ class VirtualHost(msgspec.Struct, frozen=True, gc=False):
     def name(self) -> str:
         """The name in log lines: "eth0/7"."""
         return f"{self.interface}/{self.vhid}"
+
+    @property
+    def segment(self) -> str:
+        """The segment in metrics: the configured one, or the name of the interface."""
+        return self.labels.segment or self.interface
 
 
 class AnnounceRate(msgspec.Struct, frozen=True):

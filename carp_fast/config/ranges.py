@@ -120,6 +120,20 @@ def _address(text: str) -> str:
     return host + suffix
 
 
+def fields_of(text: str, numbered: bool, allowed: str) -> list[str]:
+    """The fields of a template, without their braces: "vhid", or "192.0.2.1+index".
+
+    `numbered`: every interface has a number. Raises Refused, where `allowed` is.
+    """
+    fields = IN_BRACES.findall(text)
+    rest = IN_BRACES.sub("", text)
+    if "{" in rest or "}" in rest:
+        raise Refused(f"a brace has no partner; allowed {allowed}")
+    if not numbered and any(field.rpartition("+")[2] == "number" for field in fields):
+        raise Refused('{number} needs an interface with a range, such as "vlan[100-163]"')
+    return fields
+
+
 class Template:
     """One item of `addresses`: a constant, or a text with fields that vary by virtual host."""
 
@@ -132,13 +146,7 @@ class Template:
         self.field = self.suffix = ""
         self.base = self.bits = 0
         self.family = FAMILIES[4]
-        fields = IN_BRACES.findall(text)
-        names = [field.rpartition("+")[2] for field in fields]
-        rest = IN_BRACES.sub("", text)
-        if "{" in rest or "}" in rest:
-            raise Refused(f"a brace has no partner; allowed in an address: {TEMPLATES_ALLOWED}")
-        if "number" in names and not numbered:
-            raise Refused('{number} needs an interface with a range, such as "vlan[100-163]"')
+        fields = fields_of(text, numbered, f"in an address: {TEMPLATES_ALLOWED}")
         if not fields:
             self.constant = _address(text)
         elif any(field not in FIELDS for field in fields):

@@ -403,13 +403,19 @@ def _announce_rate(value: Any) -> AnnounceRate:
 
 # --- names and what is tracked ------------------------------------------------------------------
 
-NAME_LENGTH_MAX = 64  # characters of the name of a track or group
+NAME_LENGTH_MAX = 64  # characters of the name of a track, group, virtual host or segment
+DESCRIPTION_LENGTH_MAX = 200
 
 
 def _name(value: Any) -> str:
-    allowed = f"1 to {NAME_LENGTH_MAX} printable characters"
+    return printable(value, NAME_LENGTH_MAX)
+
+
+def printable(value: Any, most: int) -> str:
+    """A text of 1 to `most` printable characters. Raises Refused."""
+    allowed = f"1 to {most} printable characters"
     text = plain_text(value, allowed)
-    if not text.strip() or len(text) > NAME_LENGTH_MAX or not text.isprintable():
+    if not text.strip() or len(text) > most or not text.isprintable():
         raise Refused(f"must be {allowed}")
     return text
 
@@ -525,8 +531,13 @@ HOST_KEYS = {  # to the text of what is allowed
     "unsigned_addresses": ADDRESSES_ALLOWED,
 }
 ADDRESS_KEYS = ("addresses", "unsigned_addresses")
+LABEL_KEYS = {  # to the characters that one may have
+    "name": NAME_LENGTH_MAX,
+    "description": DESCRIPTION_LENGTH_MAX,
+    "segment": NAME_LENGTH_MAX,
+}
 PASSPHRASE_KEYS = ("passphrase", "passphrase_file", "passphrase_credential")
-OTHER_KEYS = (*HOST_KEYS, *PASSPHRASE_KEYS, "announce")
+OTHER_KEYS = (*HOST_KEYS, *LABEL_KEYS, *PASSPHRASE_KEYS, "announce")
 TABLE_KEYS = (*SETTING_RULES, *OTHER_KEYS)
 
 DAEMON_RULES: dict[str, Rule] = {

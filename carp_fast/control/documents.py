@@ -62,7 +62,8 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
     """A change of a virtual host's state, or of its reason for INIT: a line of `events`.
 
     `peer`: the source address of the master that it knew then, None if none; `demotion`: its own;
-    `group`: its group as it was last reported, None: it is in none.
+    `group`: its group as it was last reported, None: it is in none. `name`, `description` and
+    `segment` are its labels.
     """
 
     at: str
@@ -74,6 +75,9 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
     peer: str | None
     demotion: Demotion = NOT_DEMOTED
     group: GroupStatus | None = None
+    name: str | None = None
+    description: str | None = None
+    segment: str | None = None
 
 
 class TrackEvent(msgspec.Struct, frozen=True, gc=False):
@@ -293,12 +297,16 @@ class VirtualHostStatus(VirtualHostFacts, frozen=True):
     """A virtual host of the status document.
 
     `peers`: all hosts that it remembers; `group`: the name of its group, None: it is in none.
+    `name`, `description` and `segment` are its labels.
     """
 
     peer: Peer | None
     peers: list[Heard]
     counters: dict[str, int]
     group: str | None = None
+    name: str | None = None
+    description: str | None = None
+    segment: str | None = None
 
 
 class TrackStatus(msgspec.Struct, frozen=True, omit_defaults=True):

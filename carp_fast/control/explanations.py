@@ -90,7 +90,7 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     `rejections`: the last of its interface that concern it or an unknown vhid, newest first;
     `interface_rejected`: its interface's counters, most of which have no known vhid. `set_up`: its
     interface is set up, with or without carrier; `group_masters`: how many members of its group are
-    MASTER here.
+    MASTER here. `name`, `description` and `segment` are its labels.
     """
 
     peers: list[Heard]
@@ -134,6 +134,9 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     tracks: list[TrackStatus] = msgspec.field(default_factory=list)
     set_up: bool = True
     group_masters: int = 0
+    name: str | None = None
+    description: str | None = None
+    segment: str | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True):

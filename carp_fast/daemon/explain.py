@@ -155,6 +155,7 @@ class Explanations:
         settings, fields = host.settings, explained.host
         facts = {name: getattr(entry, name) for name in VirtualHostFacts.__struct_fields__}
         facts["families"] = fields.families
+        facts.update(host.labels.given)
         return VirtualHostExplanation(
             **facts,
             peers=entry.peers,

@@ -47,7 +47,7 @@ def lines(host: VirtualHostExplanation) -> Iterator[str]:
     """One virtual host: a heading and indented lines for each section that is not empty."""
     name = f"virtual host {host.interface}/{host.vhid}"
     sections = {
-        name: identity(host),
+        f"{name} ({host.name})" if host.name else name: identity(host),
         "heard masters": heard_masters(host),
         "timers": timers(host),
         "demotion": demotion(host),
@@ -70,6 +70,10 @@ def rate(advbase: int, advskew: int, interval_s: float) -> str:
 
 
 def identity(host: VirtualHostExplanation) -> Iterator[str]:
+    if host.description:
+        yield host.description
+    if host.segment:
+        yield f"segment {host.segment}"
     families = " and ".join(f"IPv{family}" for family in host.families)
     groups = [ip_address(text).is_multicast for text in host.destinations]
     kind = (

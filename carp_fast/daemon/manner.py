@@ -196,5 +196,8 @@ def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook
             "CARP_GROUP": "" if group is None else group.name,
             "CARP_GROUP_DEMOTED_BY": " ".join(group.because) if group and group.demoted else "",
             "CARP_ADDRESSES": " ".join(every_address(host)),
+            "CARP_NAME": host.labels.name,
+            "CARP_DESCRIPTION": host.labels.description,
+            "CARP_SEGMENT": host.labels.segment,
         },
     )

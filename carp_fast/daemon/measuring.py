@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +18,7 @@ from carp_fast import __version__
 from carp_fast.config.fingerprint import fingerprint
 from carp_fast.daemon.network import NO_SOURCES
 from carp_fast.daemon.reports import FOREIGN
+from carp_fast.daemon.segments import by_segment
 from carp_fast.daemon.status import SECOND_NS, WRONG_DIGEST_LASTS_NS
 from carp_fast.daemon.table import MASTER
 from carp_fast.engine import tallied
@@ -37,7 +38,7 @@ from carp_fast.metrics.measured import (
 from carp_fast.metrics.virtual_hosts import Row
 
 if TYPE_CHECKING:
-    from carp_fast.config.model import Configuration
+    from carp_fast.config.model import Configuration, VirtualHost
     from carp_fast.control.documents import ControlStatus
     from carp_fast.daemon.hooks import Hooks
     from carp_fast.daemon.opened import Opened
@@ -224,7 +225,7 @@ class Measuring:
             },
             started_at=self._started_at,
             maintenance=gathered.maintenance,
-            interfaces=list(_interfaces(gathered)),
+            interfaces=list(_interfaces(gathered, self._hosts.hosts)),
             demotions=gathered.demotions,
             tracks=[
                 TrackMeasured(name, ok, None if found is None else _durations(found))
@@ -265,7 +266,7 @@ class Measuring:
         for slot in gathered.address_problems:
             found.setdefault(slot, []).append("addresses")
         rows = [
-            (host.interface, host.vhid, word)
+            (host.interface, host.vhid, host.labels.name, word)
             for slot in sorted(found)
             if (host := hosts[slot]) is not None
             for word in found[slot]
@@ -286,15 +287,26 @@ class Rows:
     def __iter__(self) -> Iterator[list[Row]]:
         for first in range(0, self._tallies.slots, ROWS_A_SLICE):
             yield [
-                (host.interface, vhid, state, transitions)
+                (
+                    host.interface,
+                    vhid,
+                    (labels := host.labels).name,
+                    labels.segment or host.interface,
+                    state,
+                    transitions,
+                )
                 for slot, vhid, state, transitions in self._tallies.hosts(first, ROWS_A_SLICE)
                 if (host := self._hosts[slot]) is not None and host.vhid == vhid
             ]
 
 
-def _interfaces(gathered: Gathered) -> Iterator[InterfaceMeasured]:
-    counters = gathered.snapshot.counters()
-    for number, found in enumerate(gathered.tallies.interfaces()):
+def _interfaces(
+    gathered: Gathered, hosts: Sequence[VirtualHost | None]
+) -> Iterator[InterfaceMeasured]:
+    counters, interfaces = gathered.snapshot.counters(), gathered.tallies.interfaces()
+    named = dict(zip(gathered.names, interfaces, strict=False))
+    segments = by_segment(hosts, gathered.tallies, named)
+    for number, found in enumerate(interfaces):
         name = gathered.names[number]
         if name:  # of one that has virtual hosts now
             yield InterfaceMeasured(
@@ -307,6 +319,7 @@ def _interfaces(gathered: Gathered) -> Iterator[InterfaceMeasured]:
                 tallied=found,
                 counters=counters[number],
                 foreign=gathered.foreign.get(name, 0),
+                segments=segments.get(name, {}),
             )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
+from carp_fast.config.model import Labels
 from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import Reloaded, counts_text
 from carp_fast.daemon.table import MASTER, Hosts, every_address
@@ -55,7 +56,7 @@ class Difference(NamedTuple):
     added: list[VirtualHost]
     removed: list[int]
     replaced: list[tuple[int, VirtualHost, tuple[str, ...]]]
-    hooks_only: list[tuple[int, VirtualHost]]
+    without_order: list[tuple[int, VirtualHost]]
     changes: dict[str, list[str]]
     keys: dict[str, None]
     kept: dict[int, VirtualHost]
@@ -63,7 +64,7 @@ class Difference(NamedTuple):
     @property
     def changed(self) -> int:
         """The number of virtual hosts that change in place."""
-        return len(self.replaced) + len(self.hooks_only)
+        return len(self.replaced) + len(self.without_order)
 
     @property
     def lines(self) -> list[str]:
@@ -119,6 +120,12 @@ def _shown(value: object) -> str:
 
 def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> list[str]:
     changes = list(settings)
+    if old.labels != new.labels:
+        changes += [
+            f"{key} changed"
+            for key in Labels.__struct_fields__
+            if getattr(old.labels, key) != getattr(new.labels, key)
+        ]
     if old.addresses == new.addresses and old.unsigned_addresses == new.unsigned_addresses:
         return changes  # nearly always
     for key in ("addresses", "unsigned_addresses"):
@@ -130,9 +137,9 @@ def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> li
     return changes
 
 
-# Hooks are read when they run, and tracks give orders of their own: a change of only these needs no
-# order.
-HOOK_KEYS = ("up ", "down ", "xparam ", "track ")
+# Hooks and labels are read when they are needed, and tracks give orders of their own: a change of
+# only these needs no order.
+KEYS_WITHOUT_ORDER = frozenset({"up", "down", "xparam", "track", *Labels.__struct_fields__})
 
 
 class _Running:
@@ -209,11 +216,12 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
             difference.kept[slot] = host
             continue
         changed.setdefault(", ".join(changes), []).append(host.name)
-        difference.keys.update(dict.fromkeys(change.partition(" ")[0] for change in changes))
-        if all(change.startswith(HOOK_KEYS) for change in changes) and (
+        keys = dict.fromkeys(change.partition(" ")[0] for change in changes)
+        difference.keys.update(keys)
+        if keys.keys() <= KEYS_WITHOUT_ORDER and (
             (before.settings.up is None) == (host.settings.up is None)
         ):
-            difference.hooks_only.append((slot, host))
+            difference.without_order.append((slot, host))
             continue
         every = set(every_address(host))
         # Addresses that an earlier reload dropped may still exist: the kernel refused to remove
@@ -356,7 +364,7 @@ def orders(
     for slot in difference.removed:
         hosts.leaving.add(slot)
         yield partial(pump.remove, slot)
-    for slot, host in difference.hooks_only:
+    for slot, host in difference.without_order:
         hosts.hosts[slot] = host
     for slot, host, retired in difference.replaced:
         prepared = prepare(host, retired=retired, replacing=True)

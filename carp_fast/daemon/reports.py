@@ -230,6 +230,7 @@ class Reports:
             peer,
             demotion,
             group,
+            **host.labels.given,
         )
         self._publish(event)
         if state == previous:

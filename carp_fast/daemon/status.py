@@ -378,6 +378,7 @@ class Status:
             peers=[heard(source, now_ns) for source in fields.peers],
             counters=fields.counters,
             group=None if host.settings.group is None else host.settings.group.name,
+            **host.labels.given,
         )
 
     async def answer(self, request: StatusRequest) -> AsyncIterator[bytes]:

@@ -64,8 +64,15 @@ def _info(labels: Callable[[Measured], tuple[str, ...]]) -> Samples:
 
 def _states(measured: Measured) -> Iterator[Sample]:
     for each in measured.interfaces:
-        for state in STATES:
-            yield (each.name, state), each.tallied.states[state]
+        for segment, found in each.segments.items():
+            for state in STATES:
+                yield (each.name, segment, state), found.states.get(state, 0)
+
+
+def _second_masters(measured: Measured) -> Iterator[Sample]:
+    for each in measured.interfaces:
+        for segment, found in each.segments.items():
+            yield (each.name, segment), found.second_masters
 
 
 def _transitions(measured: Measured) -> Iterator[Sample]:
@@ -98,8 +105,8 @@ def _by_kind(counts: Callable[[Measured], Mapping[str, int]]) -> Samples:
 
 def _problem_rows(measured: Measured) -> Iterator[Sample]:
     if measured.problems is not None:
-        for interface, vhid, reason in measured.problems.rows:
-            yield (interface, str(vhid), reason), 1.0
+        for interface, vhid, name, reason in measured.problems.rows:
+            yield (interface, str(vhid), name, reason), 1.0
 
 
 SAMPLES: dict[str, Samples] = {
@@ -123,7 +130,7 @@ SAMPLES: dict[str, Samples] = {
     "duplicate_source": _each(lambda each: each.tallied.duplicate_source),
     "counters_reset": _each(lambda each: each.tallied.counter_reset),
     "family_silent": _each(lambda each: each.tallied.family_silent),
-    "second_masters": _each(lambda each: each.tallied.second_masters),
+    "second_masters": _second_masters,
     "demotion": lambda m: m.demotions.items(),
     "track_ok": lambda m: [((track.name,), track.ok) for track in m.tracks],
     "hooks": _hook_results,

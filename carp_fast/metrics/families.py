@@ -40,12 +40,12 @@ def _histogram(name: str, labels: str, text: str) -> Family:
 
 STATE = _gauge(
     "virtual_host_state",
-    "interface vhid",
+    "interface vhid name segment",
     "State of a virtual host: 0 INIT, 1 BACKUP, 2 MASTER.",
 )
 TRANSITIONS = _counter(
     "virtual_host_transitions",
-    "interface vhid",
+    "interface vhid name segment",
     "Changes of the state of a virtual host.",
 )
 OF_VIRTUAL_HOSTS = (STATE, TRANSITIONS)  # of /metrics/virtual_hosts
@@ -58,7 +58,7 @@ OF_ALL = (  # of /metrics
     ),
     _gauge("start_time_seconds", "", "When the daemon started, in seconds since the epoch."),
     _gauge("maintenance", "", "Whether this host is in maintenance, or on the way to it."),
-    _gauge("virtual_hosts", "interface state", "Virtual hosts in each state."),
+    _gauge("virtual_hosts", "interface segment state", "Virtual hosts in each state."),
     _counter(
         "transitions",
         "interface to reason",
@@ -121,7 +121,7 @@ OF_ALL = (  # of /metrics
     ),
     _gauge(
         "second_masters",
-        "interface",
+        "interface segment",
         "Virtual hosts that are MASTER and heard another master within three of its intervals.",
     ),
     _gauge(
@@ -167,7 +167,7 @@ OF_ALL = (  # of /metrics
 OF_PROBLEMS = (  # of /metrics, with metrics_detail "exceptional" or "full"
     _gauge(
         "virtual_host_problem",
-        "interface vhid reason",
+        "interface vhid name reason",
         "1 for each problem of each virtual host that is not as configured.",
     ),
     _gauge(

@@ -24,8 +24,18 @@ class Durations(NamedTuple):
     sum_s: float
 
 
+class SegmentMeasured(msgspec.Struct, frozen=True):
+    """The virtual hosts of an interface that belong to one segment.
+
+    `states`: their number by state; `second_masters`: MASTERs that hear another one.
+    """
+
+    states: Mapping[str, int]
+    second_masters: int
+
+
 class InterfaceMeasured(msgspec.Struct, frozen=True):
-    """An interface that has virtual hosts.
+    """An interface that has virtual hosts; `segments`: those of each segment.
 
     `sources`: for each family, "4" or "6", that they advertise over, whether the interface has an
     address to do it from; `counters`: as the status document has them; `foreign`: addresses of
@@ -38,6 +48,7 @@ class InterfaceMeasured(msgspec.Struct, frozen=True):
     tallied: Tallied
     counters: Mapping[str, int]
     foreign: int
+    segments: Mapping[str, SegmentMeasured]
 
 
 class TrackMeasured(msgspec.Struct, frozen=True):
@@ -69,9 +80,11 @@ class PumpMeasured(msgspec.Struct, frozen=True):
 
 
 class ProblemsMeasured(msgspec.Struct, frozen=True):
-    """Virtual hosts that are not as configured: (interface, vhid, reason), and how many more."""
+    """Virtual hosts that are not as configured: (interface, vhid, name, reason), and how many
+    more.
+    """
 
-    rows: Sequence[tuple[str, int, str]]
+    rows: Sequence[tuple[str, int, str, str]]
     truncated: int
 
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 from carp_fast.metrics.families import PREFIX, STATE, TRANSITIONS, Family
 from carp_fast.metrics.negotiation import Format
 
-Row = tuple[str, int, int, int]  # interface, vhid, state, transitions
+# Interface, vhid, name ("": it has none), segment, state, transitions. State: 0 INIT, 1 BACKUP, 2
+# MASTER. A plain tuple: a scrape makes two of each virtual host.
+Row = tuple[str, int, str, str, int, int]
 
 
 def escaped(value: str) -> str:
@@ -25,13 +27,17 @@ def _head(family: Family, form: Format) -> str:
 
 
 def _lines(family: Family, rows: Iterable[Row]) -> Iterator[str]:
-    name, column = family.exported, 2 if family is STATE else 3
-    last, start = None, ""
-    for row in rows:
-        if row[0] != last:
-            last = row[0]
-            start = f'{name}{{interface="{escaped(last)}",vhid="'
-        yield f'{start}{row[1]}"}} {row[column]}\n'
+    name, of_state = family.exported, family is STATE
+    last = last_segment = None
+    start = end = ""
+    for interface, vhid, label, segment, state, transitions in rows:
+        if interface != last or segment != last_segment:
+            last, last_segment = interface, segment
+            start = f'{name}{{interface="{escaped(interface)}",vhid="'
+            end = f'segment="{escaped(segment)}"}} '
+        # No label is the same as an empty one.
+        named = f'",name="{escaped(label)}",' if label else '",'
+        yield f"{start}{vhid}{named}{end}{state if of_state else transitions}\n"
 
 
 def parts(slices: Iterable[Iterable[Row]], form: Format) -> Iterator[bytes]:

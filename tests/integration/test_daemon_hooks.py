@@ -78,6 +78,8 @@ def test_up_and_down_are_told_what_they_should_know(
         "unsigned_addresses": ["10.1.2.{vhid}/24"],
         "up": recorder(tmp_path, "up"),
         "down": recorder(tmp_path, "down"),
+        "name": "vip {vhid}",
+        "segment": "office",
     }
     tables = [table("1-2", xparam="of mine", **keys), table("3", **keys)]
     daemon = start_daemon(a, write_configuration(tmp_path, "a", tables, defaults=ALONE))
@@ -89,11 +91,14 @@ def test_up_and_down_are_told_what_they_should_know(
         "CARP_ADDRESSES": ["10.1.1.2/32 10.1.2.2/24"],
         "CARP_DEMOTION": ["0"],
         "CARP_DEMOTION_REASONS": [""],
+        "CARP_DESCRIPTION": [""],
         "CARP_GROUP": [""],
         "CARP_GROUP_DEMOTED_BY": [""],
         "CARP_INTERFACE": ["s1"],
+        "CARP_NAME": ["vip 2"],
         "CARP_PREVIOUS": ["BACKUP"],
         "CARP_REASON": ["master_down"],
+        "CARP_SEGMENT": ["office"],
         "CARP_STATE": ["MASTER"],
         "CARP_VHID": ["2"],
         "there": up["there"],
@@ -225,6 +230,9 @@ def test_notify_is_told_every_change(lab_factory: Callable[..., Lab], tmp_path: 
 
 EVENT_KEYS = {
     *("at", "interface", "vhid", "state", "previous", "reason", "peer", "demotion", "group"),
+    "name",
+    "description",
+    "segment",
 }
 
 

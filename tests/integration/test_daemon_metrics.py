@@ -21,7 +21,13 @@ from tests.support.daemons import RunningDaemon, start_daemon, write_configurati
 pytestmark = pytest.mark.root
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-TABLE = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}
+TABLE = {
+    "interface": "s1",
+    "vhid": "1-3",
+    "addresses": ["10.1.1.{vhid}/32"],
+    "name": "vip-{vhid}",
+    "segment": "office",
+}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -67,8 +73,8 @@ def scraped(path: Path) -> Callable[..., float | None]:
     """A function that returns a sample of a scrape that is made now, by its name and labels."""
     found = samples(get(path)[2])
 
-    def sample(name: str, **labels: str) -> float | None:
-        return found.get((PREFIX + name, tuple(sorted(labels.items()))))
+    def sample(metric: str, **labels: str) -> float | None:
+        return found.get((PREFIX + metric, tuple(sorted(labels.items()))))
 
     return sample
 
@@ -95,8 +101,8 @@ def test_a_master_is_measured(lab: Lab, tmp_path: Path) -> None:
     daemon.wait_state("MASTER", 10)
     wait_for(lambda: scraped(path)("addresses_held", interface="s1") == 3, 10, "three addresses")
     sample = scraped(path)
-    assert sample("virtual_hosts", interface="s1", state="MASTER") == 3
-    assert sample("virtual_hosts", interface="s1", state="BACKUP") == 0
+    assert sample("virtual_hosts", interface="s1", segment="office", state="MASTER") == 3
+    assert sample("virtual_hosts", interface="s1", segment="office", state="BACKUP") == 0
     assert sample("addresses_wanted", interface="s1") == 3
     assert sample("interface_up", interface="s1") == 1
     assert sample("interface_has_source", interface="s1", family="4") == 1
@@ -150,7 +156,15 @@ def test_documents_are_the_same_compressed(lab: Lab, tmp_path: Path) -> None:
         assert packed[1]["Content-Encoding"] == "gzip"
         assert samples(gzip.decompress(packed[2])).keys() == samples(plain[2]).keys()
     expected = {
-        (f"{PREFIX}virtual_host_state", (("interface", "s1"), ("vhid", str(vhid)))): 2.0
+        (
+            f"{PREFIX}virtual_host_state",
+            (
+                ("interface", "s1"),
+                ("name", f"vip-{vhid}"),
+                ("segment", "office"),
+                ("vhid", str(vhid)),
+            ),
+        ): 2.0
         for vhid in (1, 2, 3)
     }
     found = samples(get(path, "/metrics/virtual_hosts")[2])
@@ -170,15 +184,14 @@ def test_problems_are_shown_with_more_detail(lab: Lab, tmp_path: Path) -> None:
     daemon, path = start(lab.hosts[0], tmp_path, TABLE, absent, metrics_detail="exceptional")
     daemon.wait_state("MASTER", 10, [("s1", vhid) for vhid in (1, 2, 3)])
     sample = scraped(path)
-    assert sample("virtual_host_problem", interface="s9", vhid="7", reason="init") == 1
-    assert sample("virtual_host_problem", interface="s1", vhid="1", reason="init") is None
+    first = {"interface": "s1", "vhid": "1", "name": "vip-1"}
+    assert sample("virtual_host_problem", interface="s9", vhid="7", name="", reason="init") == 1
+    assert sample("virtual_host_problem", **first, reason="init") is None
     assert sample("virtual_host_problems_truncated") == 0
     assert sample("interface_up", interface="s9") == 0
     daemon.client.demote(7, "a reason that nobody else may read")
     wait_for(
-        lambda: (
-            scraped(path)("virtual_host_problem", interface="s1", vhid="1", reason="demoted") == 1
-        ),
+        lambda: scraped(path)("virtual_host_problem", **first, reason="demoted") == 1,
         10,
         "a demotion",
     )
@@ -201,7 +214,7 @@ def test_counts_are_right_after_a_take_over(lab: Lab, tmp_path: Path) -> None:
     second.wait_state("MASTER", 10)
     wait_for(lambda: scraped(path)("takeover_duration_seconds_count") == 3, 10, "the addresses")
     sample = scraped(path)
-    assert sample("virtual_hosts", interface="s1", state="MASTER") == 3
+    assert sample("virtual_hosts", interface="s1", segment="office", state="MASTER") == 3
     assert sample("transitions_total", interface="s1", to="MASTER", reason="master_down") == 3
     assert sample("addresses_held", interface="s1") == 3
     took_s = (sample("takeover_duration_seconds_sum") or 0) / 3
@@ -263,7 +276,7 @@ def test_a_place_that_is_taken_at_the_start_stops_nothing_and_is_tried_again(
     daemon.wait_log("not a socket.*; tried again every 10 s", 10)
     path.unlink()
     wait_for(path.is_socket, 15, "the metrics' socket")
-    assert scraped(path)("virtual_hosts", interface="s1", state="MASTER") == 3
+    assert scraped(path)("virtual_hosts", interface="s1", segment="office", state="MASTER") == 3
     assert daemon.stop() == 0
     assert not path.exists()
 

@@ -21,6 +21,7 @@ from carp_fast.config.model import (
     ControlGroup,
     Daemon,
     Group,
+    Labels,
     MetricsAddress,
     Origin,
     Settings,
@@ -87,7 +88,8 @@ patient = settings(
 @st.composite
 def configurations(draw: st.DrawFn) -> Configuration:
     shared = draw(st.lists(of_hosts, min_size=1, max_size=3))
-    host = st.builds(VirtualHost, texts, numbers, words, words, st.sampled_from(shared))
+    labels = st.builds(Labels, texts, texts, texts)
+    host = st.builds(VirtualHost, texts, numbers, words, words, st.sampled_from(shared), labels)
     return Configuration(
         path=draw(paths),
         files=draw(st.lists(paths, max_size=3).map(tuple)),
@@ -187,6 +189,7 @@ def test_an_image_of_another_format_or_with_wrong_numbers_is_refused() -> None:
     refused(9, [], "refers to what it does not have")
     refused(8, [], "refers to what it does not have")
     refused(10, [[-1, *host[1:]]], "refers to what it does not have")
+    refused(10, [[*host[:-1], 1]], "refers to what it does not have")
     refused(10, [host] * (MAX_VIRTUAL_HOSTS + 1), "larger than a configuration may be")
     refused(8, [[*whole[8][0][:14], b"short", *whole[8][0][15:]]], "40 bytes, not 5")
 

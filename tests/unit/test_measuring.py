@@ -9,13 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from carp_fast.config.load import Configuration, Daemon
+from carp_fast.config.model import Labels
 from carp_fast.daemon import measuring
 from carp_fast.daemon.hooks import Hooks
 from carp_fast.daemon.measuring import Gathered, Measuring, Reloads
-from carp_fast.metrics.measured import Measured
+from carp_fast.metrics.measured import InterfaceMeasured, Measured, SegmentMeasured
 from carp_fast.net.interfaces import Interface
 from tests.support.scene import NOW_NS, Scene
 from tests.support.segment import SECOND_NS
@@ -90,7 +92,7 @@ def test_problems_are_named_by_words_of_a_closed_list() -> None:
     problems = measure().problems
     assert problems is not None
     by_vhid: dict[int, set[str]] = {}
-    for interface, vhid, word in problems.rows:
+    for interface, vhid, _, word in problems.rows:
         assert interface == "eth0"
         by_vhid.setdefault(vhid, set()).add(word)
     assert "bad_auth" in by_vhid[42]
@@ -153,12 +155,53 @@ def test_rows_leave_out_virtual_hosts_that_have_changed_since() -> None:
         gathered = await made.gather()
         rows = made.measuring.rows(gathered)
         every = [row for part in rows for row in part]
-        assert [vhid for _, vhid, _, _ in every] == [42, 43, 44, 45, 46, 47]
+        assert [row[1] for row in every] == [42, 43, 44, 45, 46, 47]
         made.scene.hosts.hosts[1] = None
         made.scene.hosts.hosts[2] = made.scene.hosts.hosts[3]
-        assert [vhid for part in rows for _, vhid, _, _ in part] == [42, 45, 46, 47]
+        assert [row[1] for part in rows for row in part] == [42, 45, 46, 47]
 
     asyncio.run(scenario())
+
+
+def labelled(**segments: str) -> InterfaceMeasured:
+    """The interface, where virtual hosts have segments, by "v" and their vhid."""
+
+    async def scenario() -> Measured:
+        made = Staged({}, [])
+        hosts = made.scene.hosts.hosts
+        for slot, host in made.scene.hosts.used():
+            labels = Labels(name=f"web-{host.vhid}", segment=segments.get(f"v{host.vhid}", ""))
+            hosts[slot] = msgspec.structs.replace(host, labels=labels)
+        gathered = await made.gather()
+        assert [row[2] for part in made.measuring.rows(gathered) for row in part] == [
+            f"web-{vhid}" for vhid in range(42, 48)
+        ]
+        return made.measured(gathered)
+
+    (interface,) = asyncio.run(scenario()).interfaces
+    return interface
+
+
+def test_an_interface_is_a_segment_unless_a_segment_is_configured() -> None:
+    (interface,) = measure().interfaces
+    whole = SegmentMeasured(interface.tallied.states, interface.tallied.second_masters)
+    assert interface.segments == {"eth0": whole}
+    every = {f"v{vhid}": "office" for vhid in range(42, 48)}
+    assert labelled(**every).segments == {"office": whole}
+
+
+def test_virtual_hosts_of_several_segments_are_counted_by_segment() -> None:
+    interface = labelled(v42="office", v43="office", v44="lab")
+    assert set(interface.segments) == {"office", "lab", "eth0"}
+    sums = {
+        state: sum(each.states.get(state, 0) for each in interface.segments.values())
+        for state in interface.tallied.states
+    }
+    assert sums == interface.tallied.states
+    assert sum(interface.segments["office"].states.values()) == 2
+    assert sum(interface.segments["lab"].states.values()) == 1
+    seconds = sum(each.second_masters for each in interface.segments.values())
+    assert seconds == interface.tallied.second_masters
 
 
 def test_a_reload_that_fails_keeps_the_time_of_the_last_that_did_not() -> None:

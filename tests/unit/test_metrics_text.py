@@ -21,6 +21,7 @@ from carp_fast.metrics.measured import (
     Measured,
     ProblemsMeasured,
     PumpMeasured,
+    SegmentMeasured,
     TrackMeasured,
 )
 from carp_fast.metrics.negotiation import Format
@@ -46,7 +47,8 @@ def interface(name: str = "eth0") -> InterfaceMeasured:
         family_silent=13,
     )
     counters = dict(Engine().interface_counters(0)) | {"advertisements_sent": 14, "bad_auth": 15}
-    return InterfaceMeasured(name, True, {"4": False}, tallied, counters, foreign=16)
+    segments = {name: SegmentMeasured(tallied.states, tallied.second_masters)}
+    return InterfaceMeasured(name, True, {"4": False}, tallied, counters, 16, segments)
 
 
 def measured(**changed: Any) -> Measured:
@@ -83,7 +85,8 @@ def test_what_was_measured_is_in_the_document(form: Format) -> None:
     def sample(name: str, **labels: str) -> float | None:
         return found.get((PREFIX + name, tuple(sorted(labels.items()))))
 
-    assert sample("virtual_hosts", interface="eth0", state="BACKUP") == 2
+    assert sample("virtual_hosts", interface="eth0", segment="eth0", state="BACKUP") == 2
+    assert sample("second_masters", interface=STRANGE, segment=STRANGE) == 1
     assert sample("addresses_held", interface=STRANGE) == 7
     assert sample("addresses_foreign", interface="eth0") == 16
     assert sample("transitions_total", interface="eth0", to="MASTER", reason="master_down") == 9
@@ -109,10 +112,11 @@ def test_what_was_measured_is_in_the_document(form: Format) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_problems_are_there_where_they_are_asked_for(form: Format) -> None:
-    problems = ProblemsMeasured([("eth0", 7, "init")], 3)
+    problems = ProblemsMeasured([("eth0", 7, "web", "init"), ("eth0", 8, "", "init")], 3)
     found = read(Documents().document(measured(problems=problems), form), form)
-    labels = (("interface", "eth0"), ("reason", "init"), ("vhid", "7"))
-    assert found[f"{PREFIX}virtual_host_problem", labels] == 1
+    for vhid, name in (("7", "web"), ("8", "")):
+        labels = (("interface", "eth0"), ("name", name), ("reason", "init"), ("vhid", vhid))
+        assert found[f"{PREFIX}virtual_host_problem", labels] == 1
     assert found[f"{PREFIX}virtual_host_problems_truncated", ()] == 3
 
 
@@ -149,22 +153,32 @@ def test_the_number_of_series_of_an_interface() -> None:
         document = Documents().document(measured(interfaces=each), "text").decode()
         counts.append(sum(not line.startswith("#") for line in document.splitlines()))
     assert counts[1] - counts[0] == 30 + 6
+    segments = {name: SegmentMeasured(tallied.states, 0) for name in ("office", "lab")}
+    split = [msgspec.structs.replace(one, segments=segments)]
+    document = Documents().document(measured(interfaces=split), "text").decode()
+    further = sum(not line.startswith("#") for line in document.splitlines()) - counts[0]
+    assert further == 4, "of a second segment"
 
 
 # --- a line for each virtual host -----------------------------------------------------------------
 
 
-ROWS: list[list[Row]] = [[("eth0", 1, 2, 10), ("eth0", 2, 1, 0)], [], [(STRANGE, 255, 0, 3)]]
+ROWS: list[list[Row]] = [
+    [("eth0", 1, "", "eth0", 2, 10), ("eth0", 2, STRANGE, "eth0", 1, 0)],
+    [],
+    [("eth0", 3, "web", "office", 1, 1), (STRANGE, 255, "", STRANGE, 0, 3)],
+]
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_virtual_hosts_have_their_state_and_number_of_transitions(form: Format) -> None:
     found = read(b"".join(parts(ROWS, form)), form)
     expected = {}
-    for name, column in (("state", 2), ("transitions_total", 3)):
-        for row in (row for rows in ROWS for row in rows):
-            labels = (("interface", row[0]), ("vhid", str(row[1])))
-            expected[f"{PREFIX}virtual_host_{name}", labels] = float(row[column])
+    for interface, vhid, name, segment, state, transitions in (r for rows in ROWS for r in rows):
+        labels = [("interface", interface), ("segment", segment), ("vhid", str(vhid))]
+        key = tuple(sorted([*labels, *([("name", name)] if name else [])]))
+        expected[f"{PREFIX}virtual_host_state", key] = float(state)
+        expected[f"{PREFIX}virtual_host_transitions_total", key] = float(transitions)
     assert found == expected
 
 

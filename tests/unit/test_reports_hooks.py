@@ -37,6 +37,9 @@ def test_up_comes_with_the_addresses_and_down_on_leaving_master() -> None:
         "CARP_GROUP": "",
         "CARP_GROUP_DEMOTED_BY": "",
         "CARP_ADDRESSES": "192.0.2.1/24 192.0.2.51/32",
+        "CARP_NAME": "",
+        "CARP_DESCRIPTION": "",
+        "CARP_SEGMENT": "",
     }
     assert down.environment["CARP_PREVIOUS"] == "MASTER"
 
