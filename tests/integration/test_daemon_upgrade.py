@@ -5,136 +5,43 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carp_fast import __version__
 from carp_fast.control.protocol import UPGRADED, ControlError
-from carp_fast.lab.lab import Host, Lab, wait_for
-from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
-from tests.support.programs import script
+from carp_fast.lab.lab import Lab, wait_for
+from tests.support.daemons import start_daemon, write_configuration
 from tests.support.recording import AddressChanges, Recording
-from tests.support.upgrade_points import POINT, SIGNAL
+from tests.support.upgradable import (
+    ENDED_S,
+    LATE_S,
+    MASTER_DOWN,
+    Pair,
+    apart_s,
+    gaps,
+    held,
+    refused,
+    upgrade,
+    upgrade_lab,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path goes on in its own way")]
-
-POINTS = ("-m", "tests.support.upgrade_points")
-ENDED_S = 20.0
-# Of what the two processes do one after the other on a machine that is busy with other tests.
-LATE_S = 3.0
-MASTER_DOWN = {"advbase": 1, "dead_ratio": 3}
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab("carp-fast-upgrade", segments=1) as made:
+    with upgrade_lab() as made:
         yield made
-        for host in made.hosts:  # successors are not children of this process
-            listed = subprocess.run(
-                ["ip", "netns", "pids", host.namespace], capture_output=True, text=True, check=True
-            )
-            for pid in listed.stdout.split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-
-
-class Pair:
-    """A master on host a and a backup on host b; hooks write lines into `hooks`.
-
-    `armed`: a point of an upgrade, and the signal that the master, or its successor, gets there.
-    """
-
-    def __init__(
-        self,
-        lab: Lab,
-        directory: Path,
-        vhids: str = "1-3",
-        armed: tuple[str, signal.Signals] | None = None,
-    ) -> None:
-        self.lab = lab
-        self.directory = directory
-        self.hooks = directory / "hooks"
-        self.hooks.touch()
-        body = f'echo "$CARP_VHID $CARP_STATE" >> {self.hooks}'
-        hook = script(directory / "hook", body)
-        self.vhids = vhids
-        self.table: dict[str, Any] = {
-            "interface": "s1",
-            "vhid": vhids,
-            "addresses": ["10.1.1.{vhid}/32"],
-            "up": hook,
-            "down": hook,
-        }
-        for name, advskew in (("a", 0), ("b", 100)):
-            self.write(name, advskew=advskew)
-        environment = {} if armed is None else {POINT: armed[0], SIGNAL: str(int(armed[1]))}
-        self.master = self.started("a", **environment)
-        self.master.wait_state("MASTER", 30)
-        self.backup = self.started("b")
-        self.backup.wait_state("BACKUP", 30)
-        wait_for(lambda: self.hooks.read_text().count("MASTER") == self.count, 30, "the up hooks")
-
-    @property
-    def count(self) -> int:
-        return int(self.vhids.partition("-")[2])
-
-    def write(self, name: str, **defaults: Any) -> Path:
-        keys = {**MASTER_DOWN, **defaults}
-        return write_configuration(self.directory, name, [self.table], defaults=keys)
-
-    def started(self, name: str, **environment: str) -> RunningDaemon:
-        return start_daemon(
-            self.lab[name],
-            self.directory / f"{name}.toml",
-            program=(sys.executable, *POINTS),
-            env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), **environment},
-        )
 
 
 @pytest.fixture
 def pair(lab: Lab, tmp_path: Path) -> Pair:
     return Pair(lab, tmp_path)
-
-
-def upgrade(daemon: RunningDaemon) -> dict[str, Any]:
-    """Upgrades, and returns the status of the successor once it has reloaded."""
-    done = daemon.client.upgrade()
-    assert (done.version, done.from_version) == (__version__, __version__)
-    found: list[dict[str, Any]] = []
-
-    def reloaded() -> bool:
-        status = daemon.status()
-        found[:] = [status]
-        upgrades = status["daemon"]["upgrades"]
-        return upgrades is not None and upgrades["reload"] is not None
-
-    wait_for(reloaded, ENDED_S, "the reload after the upgrade")
-    assert found[0]["daemon"]["pid"] == done.pid
-    return found[0]
-
-
-def apart_s(one: str, other: str) -> float:
-    """How far two times of a status are apart."""
-    first, second = (datetime.fromisoformat(each) for each in (one, other))
-    return abs((first - second).total_seconds())
-
-
-def gaps(frames: list[Any], source: str) -> float:
-    """The longest time between two advertisements of a virtual host, in s."""
-    last: dict[int, int] = {}
-    longest = 0
-    for frame in frames:
-        if frame.source == source:
-            longest = max(longest, frame.at_ns - last.get(frame.vhid, frame.at_ns))
-            last[frame.vhid] = frame.at_ns
-    return longest / 1e9
 
 
 @pytest.mark.parametrize("vhids", ["1-1", "1-255"])
@@ -195,10 +102,6 @@ def test_the_successor_resigns_when_it_is_stopped(pair: Pair) -> None:
     assert not pair.master.control_socket.exists()
 
 
-def held(host: Host) -> set[tuple[str, str]]:
-    return {each for each in host.addresses() if each[1].startswith("10.1.1.")}
-
-
 def test_a_changed_configuration_is_reloaded_after_the_upgrade(pair: Pair) -> None:
     pair.table = {**pair.table, "vhid": "2-4"}
     pair.write("a", advskew=7)
@@ -208,17 +111,6 @@ def test_a_changed_configuration_is_reloaded_after_the_upgrade(pair: Pair) -> No
     assert {each["advskew"] for each in status["virtual_hosts"]} == {7}
     states = {each["vhid"]: each["state"] for each in status["virtual_hosts"]}
     assert (states[2], states[3]) == ("MASTER", "MASTER")
-
-
-def refused(daemon: RunningDaemon) -> ControlError:
-    before = daemon.status()
-    with pytest.raises(ControlError) as caught:
-        daemon.client.upgrade()
-    after = daemon.status()
-    assert after["daemon"]["pid"] == before["daemon"]["pid"]
-    states = [each["state"] for each in after["virtual_hosts"]]
-    assert states == [each["state"] for each in before["virtual_hosts"]]
-    return caught.value
 
 
 def test_a_configuration_that_is_faulty_now_is_shown_and_nothing_changes(pair: Pair) -> None:
@@ -263,52 +155,50 @@ OF_FORMER = [
 ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("point", OF_SUCCESSOR)
-def test_a_successor_that_is_killed_or_hangs_leaves_the_former_one_as_it_was(
-    lab: Lab, tmp_path: Path, point: str, number: signal.Signals
-) -> None:
-    pair = Pair(lab, tmp_path, armed=(point, number))
-    with AddressChanges(lab["a"]) as changes:
-        error = refused(pair.master)
-        assert "the successor has" in str(error)
+def test_a_successor_that_is_killed_or_hangs_leaves_the_former_one_as_it_was(pair: Pair) -> None:
+    with AddressChanges(pair.lab["a"]) as changes:
+        for point in OF_SUCCESSOR:
+            for number in (signal.SIGKILL, signal.SIGSTOP):
+                pair.arm(point, number)
+                assert "the successor has" in str(refused(pair.master)), (point, number)
+                pair.backup.wait_state("BACKUP", 15)
         assert changes.read() == []
     assert {each["state"] for each in pair.master.status()["virtual_hosts"]} == {"MASTER"}
-    pair.backup.wait_state("BACKUP", 15)
     assert pair.backup.log_lines("-> MASTER") == []
+    pair.disarm()
+    upgrade(pair.master)
 
 
-@pytest.mark.parametrize("point", OF_FORMER)
-def test_a_former_one_that_is_killed_before_the_commit_leaves_no_successor(
-    lab: Lab, tmp_path: Path, point: str
-) -> None:
-    pair = Pair(lab, tmp_path, armed=(point, signal.SIGKILL))
-    with Recording(lab["b"]) as recording:
-        with pytest.raises(ControlError):
-            pair.master.client.upgrade()
-        pair.master.process.wait(ENDED_S)
-        pair.backup.wait_state("MASTER", 10)
-        wait_for(lambda: recording.frames(lab["b"].address(1)), 10, "an advertisement of host b")
-        frames = recording.frames()
-        taken_over_ns = min(f.at_ns for f in frames if f.source == lab["b"].address(1))
-        assert all(f.at_ns < taken_over_ns for f in frames if f.source == lab["a"].address(1))
-    again = pair.started("a")
-    again.wait_state("BACKUP", 30)
-    assert not held(lab["a"]), "what a crash leaves is removed at the start"
+def test_a_former_one_that_is_killed_before_the_commit_leaves_no_successor(pair: Pair) -> None:
+    for point in OF_FORMER:
+        pair.arm(point, signal.SIGKILL)
+        killed, other = pair.master.host, pair.backup.host
+        with Recording(other) as recording:
+            with pytest.raises(ControlError):
+                pair.master.client.upgrade()
+            pair.master.process.wait(ENDED_S)
+            pair.backup.wait_state("MASTER", 10)
+            wait_for(partial(recording.heard, other), 10, "an advertisement of the other host")
+            frames = recording.frames()
+            taken_over_ns = min(f.at_ns for f in frames if f.source == other.address(1))
+            assert all(f.at_ns < taken_over_ns for f in frames if f.source == killed.address(1))
+        pair.start_again()
+        pair.backup.wait_state("BACKUP", 30)
+        assert not held(killed), "what a crash leaves is removed at the start"
 
 
 def test_a_successor_that_is_killed_after_the_commit_is_a_crash_and_locks_are_free(
-    lab: Lab, tmp_path: Path
+    pair: Pair,
 ) -> None:
-    pair = Pair(lab, tmp_path, armed=("successor: committed", signal.SIGKILL))
+    pair.arm("successor: committed", signal.SIGKILL)
     pair.master.client.upgrade()
     pair.master.process.wait(ENDED_S)
     pair.backup.wait_state("MASTER", 10)
-    assert held(lab["a"]), "as after any crash"
-    again = pair.started("a")
-    again.wait_state("BACKUP", 30)
-    assert not held(lab["a"])
-    assert not again.log_lines("in_use")
+    assert held(pair.lab["a"]), "as after any crash"
+    pair.start_again()
+    pair.backup.wait_state("BACKUP", 30)
+    assert not held(pair.lab["a"])
+    assert not pair.backup.log_lines("in_use")
 
 
 def test_a_second_daemon_finds_every_virtual_host_in_use_during_upgrades(

@@ -73,6 +73,10 @@ class Recording(Closing):
             frames = list(self._frames)
         return [frame for frame in frames if source in (None, frame.source)]
 
+    def heard(self, host: Host) -> bool:
+        """Whether an advertisement of this host was recorded."""
+        return bool(self.frames(host.address(1)))
+
     def gaps_s(self, host: Host, since_ns: int) -> list[float]:
         """Seconds between advertisements of a virtual host by `host`, all since `since_ns`."""
         last: dict[tuple[int, int], int] = {}
