@@ -42,7 +42,7 @@ from carp_fast.daemon.systemd import Systemd
 from carp_fast.daemon.table import MASTER, Places
 from carp_fast.daemon.traces import Held
 from carp_fast.daemon.upgrade import UpgradeCommand
-from carp_fast.daemon.upgrade_process import start_successor
+from carp_fast.daemon.upgrade_process import starter
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
 from carp_fast.net.interfaces import LinkError
@@ -190,6 +190,7 @@ class Daemon:
         )
         self._control = control
         self._privileges = privileges
+        self._helper = helper
         self._farewell = ""  # once another process is the daemon
         self._heir: Inheriting | None = None
         self._upgrade: UpgradeCommand | None = None
@@ -362,7 +363,7 @@ class Daemon:
         )
         return UpgradeCommand(
             passing_on,
-            partial(start_successor, environment=self._systemd.environment),
+            starter(self._privileges, self._helper, self._systemd.environment),
             reloader=self._reloader,
             systemd=self._systemd,
             stopping=self.stopping.is_set,

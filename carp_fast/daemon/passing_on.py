@@ -75,9 +75,6 @@ class PassingOn(Predecessor):
         if os.getpid() == 1:
             text = "this process is pid 1, and its end would end every process of its container"
             raise UpgradeError(f"{text}; restart the container instead")
-        if self._privileges.user is not None:
-            text = f"this process has become {self._privileges.user}, and may start no other"
-            raise UpgradeError(f"{text}; restart the daemon instead")
         if why := shortage():
             raise UpgradeError(why)
 

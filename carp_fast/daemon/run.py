@@ -32,7 +32,7 @@ from carp_fast.daemon.succeeding import Succession
 from carp_fast.daemon.systemd import Systemd
 from carp_fast.daemon.table import by_interface
 from carp_fast.daemon.upgrade_state import Running
-from carp_fast.daemon.user import leave_root
+from carp_fast.daemon.user import leave_root, not_as_before, require_user
 from carp_fast.privileged.client import PrivilegedHelper
 from carp_fast.privileged.start import HelperError, Started
 from carp_fast.privileged.start import take as take_started
@@ -41,6 +41,11 @@ from carp_fast.signals import inherit_nothing
 __all__ = ["StartError", "launch", "open_helper", "run"]
 
 LOOP_DESCRIPTORS = 12  # more than uvloop opens, some of them as it begins to run
+STAYS_ROOT = (
+    "with the configuration as it is now a daemon stays root (its log tells why), and this one is"
+    " not; restart it instead"
+)
+RELOAD_FIRST = "not as they were applied, and not to be decided by a daemon without root; reload it"
 
 
 def run(path: Path, pid_file: Path | None = None) -> int:
@@ -68,17 +73,30 @@ def run(path: Path, pid_file: Path | None = None) -> int:
 
 def _run_from_files(stack: ExitStack, path: Path, pid_file: Path | None) -> None:
     helper, configuration = _loaded(stack, path)
-    _launch_own(stack, configuration, pid_file, helper)
+    privileges = stack.enter_context(leave_root(configuration, pid_file))
+    _launch_own(configuration, privileges, helper)
 
 
 def _run_after(stack: ExitStack, succession: Succession, path: Path, pid_file: Path | None) -> None:
-    """Runs what the other daemon runs, once the files have been checked."""
-    helper, _ = _loaded(stack, path)
+    """Runs what the other daemon runs, once the files have been checked.
+
+    A daemon that is not root must not decide what this process does as root: then the files do.
+    """
+    helper, found = _loaded(stack, path)
+    if succession.as_user:
+        require_user(found, succession.uid)
+        privileges = stack.enter_context(leave_root(found, pid_file, succeeds=True))
+        if privileges.user is None:
+            raise StartError(STAYS_ROOT)
     with succession.running() as memory:
         running = upgrade_state.decode(memory.view, Running)
     configuration = upgrade_state.configuration_of(running)
+    if not succession.as_user:
+        privileges = stack.enter_context(leave_root(configuration, pid_file, succeeds=True))
+    elif differing := not_as_before(configuration, found):
+        raise StartError(f"{', '.join(differing)}: {RELOAD_FIRST}")
     inheritance = Inheritance(succession, running.places)
-    _launch_own(stack, configuration, pid_file, helper, inheritance)
+    _launch_own(configuration, privileges, helper, inheritance)
 
 
 def _loaded(stack: ExitStack, path: Path) -> tuple[PrivilegedHelper | None, config.Configuration]:
@@ -98,9 +116,8 @@ def _loaded(stack: ExitStack, path: Path) -> tuple[PrivilegedHelper | None, conf
 
 
 def _launch_own(
-    stack: ExitStack,
     configuration: config.Configuration,
-    pid_file: Path | None,
+    privileges: Privileges,
     helper: PrivilegedHelper | None,
     inheritance: Inheritance | None = None,
 ) -> None:
@@ -109,8 +126,6 @@ def _launch_own(
     def manner(loop: asyncio.AbstractEventLoop) -> Manner:
         return Own(Hooks(loop, *limits, launcher=helper), HostLog(loop.call_later))
 
-    succeeds = inheritance is not None
-    privileges = stack.enter_context(leave_root(configuration, pid_file, succeeds=succeeds))
     launch(configuration, manner, privileges, helper, inheritance)
 
 

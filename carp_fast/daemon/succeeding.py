@@ -18,7 +18,6 @@ from carp_fast.closing import Closing
 from carp_fast.daemon import upgrade_messages as messages
 from carp_fast.daemon.process import StartError
 from carp_fast.daemon.upgrade_messages import (
-    CHANNEL_VARIABLE,
     FROM_OLD,
     HEAD,
     HOSTS,
@@ -32,6 +31,7 @@ from carp_fast.daemon.upgrade_messages import (
     UpgradeError,
 )
 from carp_fast.errors import CarpFastError
+from carp_fast.privileged.start import AS_USER_VARIABLE, CHANNEL_VARIABLE
 from carp_fast.programs.channel import Channel, ChannelError, close_all
 from carp_fast.programs.memory import Sealed
 
@@ -49,10 +49,15 @@ class Heir(ABC):
 class Succession(Closing):
     """The channel to the daemon that this process succeeds.
 
-    Everything raises StartError, with the reason that the other daemon was told, if it could be.
+    `uid`: of that daemon when it made the channel. `as_user`: that daemon is not root, and had the
+    helper start this process, which is root at first: nothing that the daemon sends may be read
+    before this process is not root either. Everything raises StartError, with the reason that the
+    other daemon was told, if it could be.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, as_user: bool = False) -> None:
+        self.as_user = as_user
+        self.uid = channel.peer_uid
         self._channel = channel
         self.version = ""  # of the other daemon
         self.pid = 0
@@ -61,16 +66,17 @@ class Succession(Closing):
     def from_environment(cls, environment: MutableMapping[str, str] | None = None) -> Self | None:
         """The channel that this process was started with; None if it succeeds none.
 
-        Takes the variable out of the environment. Raises StartError.
+        Takes the variables out of the environment. Raises StartError.
         """
         variables = os.environ if environment is None else environment
+        as_user = variables.pop(AS_USER_VARIABLE, None) is not None
         text = variables.pop(CHANNEL_VARIABLE, None)
         if text is None:
             return None
         if not text.isdecimal():
             raise StartError(f"{CHANNEL_VARIABLE} = {text!r}: not the number of a descriptor")
         try:
-            return cls(Channel.from_descriptor(int(text), FROM_OLD))
+            return cls(Channel.from_descriptor(int(text), FROM_OLD), as_user=as_user)
         except ChannelError as error:
             raise StartError(f"{CHANNEL_VARIABLE}: {error}") from error
 

@@ -15,8 +15,6 @@ from carp_fast.programs.channel import Message
 
 PROTOCOL = 1
 """The version of the messages and of the documents in memory that they carry."""
-CHANNEL_VARIABLE = "CARP_FAST_SUCCEEDS"
-"""The environment variable by which a successor knows the descriptor of its channel."""
 
 PREPARE_S = 60.0  # from the start of the successor's process until it is ready
 FREEZE_S = 1.0  # until the pump stands still, besides waiting for hooks

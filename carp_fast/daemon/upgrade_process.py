@@ -1,7 +1,8 @@
 """The process of a successor: this program again, as it is installed now.
 
 It gets the command line, the directory, the standard descriptors and the environment that this
-process was started with. Must not know what it does then.
+process was started with. A process that is not root any more has the privileged helper start it.
+Must not know what it does then.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from carp_fast.daemon.upgrade_messages import CHANNEL_VARIABLE, UpgradeError
-from carp_fast.daemon.upgrading import Successor
+from carp_fast.daemon.upgrade_messages import UpgradeError
+from carp_fast.daemon.upgrading import Start, Successor
+from carp_fast.privileged.start import CHANNEL_VARIABLE, command_line
 from carp_fast.programs.spawning import ChildError, ending, spawn_again
 
+if TYPE_CHECKING:
+    from carp_fast.daemon.privileges import Privileges
+    from carp_fast.privileged.client import PrivilegedHelper
 
-def command_line() -> list[str]:
-    """The command line that starts this program."""
-    return [sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]]
 
-
-class SuccessorProcess(Successor):
+class SuccessorProcess:
     """A successor that is a child of this process."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -47,6 +49,25 @@ class SuccessorProcess(Successor):
                 loop.remove_reader(watched)
                 os.close(watched)
         return ending(self._process.wait())
+
+
+def starter(
+    privileges: Privileges, helper: PrivilegedHelper | None, environment: Mapping[str, str]
+) -> Start:
+    """How this process starts a successor; `environment`: see start_successor()."""
+    if privileges.user is None or helper is None:
+        return partial(start_successor, environment=environment)
+    return partial(start_by_helper, helper)
+
+
+async def start_by_helper(helper: PrivilegedHelper, descriptor: int) -> Successor:
+    """Has the helper start it, as root, with this descriptor. Raises UpgradeError."""
+    try:
+        return await helper.succeed(descriptor)
+    except ChildError as error:
+        raise UpgradeError(f"cannot start a successor: {error.reason}") from error
+    except OSError as error:
+        raise UpgradeError(f"cannot start a successor: {error.strerror}") from error
 
 
 async def start_successor(

@@ -14,7 +14,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from carp_fast import __version__
 from carp_fast.daemon import upgrade_messages as messages
@@ -74,16 +74,14 @@ class Predecessor(ABC):
         """Ends without leaving anything; `successor`: the pid."""
 
 
-class Successor(ABC):
-    """The interface: a successor's process."""
+class Successor(Protocol):
+    """A successor's process."""
 
     pid: int
 
-    @abstractmethod
     def kill(self) -> None:
         """Ends it; nothing if it has ended."""
 
-    @abstractmethod
     async def ended(self) -> str:
         """Waits for its end; returns how it ended, in words."""
 

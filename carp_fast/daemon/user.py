@@ -302,6 +302,25 @@ def _settings(configuration: Configuration) -> list[Settings]:
     return list({id(each.settings): each.settings for each in configuration.virtual_hosts}.values())
 
 
+def require_user(configuration: Configuration, uid: int) -> None:
+    """Raises StartError unless a daemon of root becomes the user of this number."""
+    user = configuration.daemon.user or usual_user() or User("root", ROOT, ROOT)
+    if user.uid != uid:
+        text = f"the daemon is uid {uid}, and with the configuration as it is now it would be"
+        raise StartError(f"{text} {user}; restart it instead")
+
+
+def not_as_before(one: Configuration, other: Configuration) -> list[str]:
+    """What differs of that which decides what a daemon may do as its user, each by its name."""
+
+    def decides(configuration: Configuration) -> dict[str, object]:
+        places = {f"daemon.{key}": each.path for key, each in _directories(configuration.daemon)}
+        return {**places, "hooks that are functions": has_functions(configuration)}
+
+    before, now = decides(one), decides(other)
+    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
+
+
 def has_functions(configuration: Configuration) -> bool:
     """Whether hooks are functions, which the daemon itself calls."""
     hooks = [target for each in _settings(configuration) for target in (each.up, each.down)]

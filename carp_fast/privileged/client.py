@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from carp_fast.privileged import outcome, table
 from carp_fast.privileged.messages import (
     REPLIES,
     Applied,
+    Begun,
     Exited,
     Failed,
     Kill,
@@ -38,12 +40,14 @@ from carp_fast.privileged.messages import (
     Request,
     Start,
     StopLoading,
+    Succeed,
     packed,
     receive,
     send,
 )
 from carp_fast.privileged.rows import FORMER_MAX
 from carp_fast.privileged.start import HelperError, Started
+from carp_fast.privileged.successor import RemoteSuccessor
 from carp_fast.programs.launching import Running
 from carp_fast.programs.memory import Sealed, SealError
 from carp_fast.programs.packets import close_all
@@ -79,7 +83,8 @@ class PrivilegedHelper(Closing):
         self._loading: asyncio.Future[bytes] | None = None
         self._read: _Numbered | None = None  # not applied yet
         self._applied: list[_Numbered] = []  # the last one first
-        self._programs: dict[int, _Remote] = {}
+        self._programs: dict[int, _Remote | RemoteSuccessor] = {}
+        self._successor: RemoteSuccessor | None = None  # the last one
         self._handles = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
@@ -154,6 +159,8 @@ class PrivilegedHelper(Closing):
     def close(self) -> None:
         """Lets the helper end, which kills what it still runs, and waits for it."""
         self._disconnect()
+        if self._successor is not None:
+            self._successor.close()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -283,6 +290,9 @@ class PrivilegedHelper(Closing):
             if program is not None:
                 program.on_reply(reply)
             return
+        if isinstance(reply, Begun):
+            self._on_begun(reply, descriptors)
+            return
         try:
             found = _content(descriptors) if isinstance(reply, Loaded) else b""
         except MessageError as error:
@@ -294,6 +304,37 @@ class PrivilegedHelper(Closing):
             self._loading.set_exception(HelperError(reply.text))
         else:
             self._loading.set_result(found)
+
+    # -- a successor
+
+    async def succeed(self, channel: int) -> RemoteSuccessor:
+        """Has a successor of this process started, with this descriptor as its end of a channel.
+
+        A caller that is cancelled ends it. Raises ChildError and OSError.
+        """
+        assert self._loop is not None
+        given = [os.dup(channel)]
+        self._handles += 1
+        kill = partial(self.kill, self._handles, signal.SIGKILL, rest=False)
+        successor = RemoteSuccessor(self._loop, kill)
+        self._programs[self._handles] = self._successor = successor
+        if not self._give(Succeed(self._handles), given):
+            self.forget(self._handles)
+            raise LauncherEnded(f"cannot start a successor: {self._unable}", self._unable)
+        try:
+            await successor.begun
+        except asyncio.CancelledError:
+            successor.kill()
+            raise
+        return successor
+
+    def _on_begun(self, reply: Begun, descriptors: list[int]) -> None:
+        successor = self._programs.get(reply.handle)
+        if not isinstance(successor, RemoteSuccessor) or len(descriptors) != 1:
+            close_all(descriptors)
+            self._on_end("given up, as it began what it was not asked for")
+            return
+        successor.on_begun(reply.pid, *descriptors)
 
     # -- programs
 

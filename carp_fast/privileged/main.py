@@ -19,10 +19,10 @@ def main(words: Sequence[str]) -> int:
     """Runs the helper or a loader; returns the exit code."""
     which, *numbers = words or ("",)
     descriptors = _open(numbers)
-    if which == HELPER and len(descriptors) in (1, 2):
+    if which == HELPER and len(descriptors) == 2:
         from carp_fast.privileged.server import main as helper
 
-        return helper(descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
+        return helper(*descriptors)
     if which == LOADER and len(descriptors) == 2:
         from carp_fast.privileged.loader import main as loader
 

@@ -45,6 +45,17 @@ class _Reply(msgspec.Struct, frozen=True, tag=True, array_like=True, forbid_unkn
     """What the helper answers or reports."""
 
 
+class Beginning(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a helper is started with, in memory of the daemon that is root as yet.
+
+    `table`: the programs of a daemon whose configuration is no file; `again`: the command line of
+    the daemon, for its successors, empty if it has none.
+    """
+
+    table: bytes | None
+    again: tuple[bytes, ...]
+
+
 class Load(_Request, frozen=True):
     """Has the configuration read; Loaded or NotLoaded of the same number follows.
 
@@ -98,6 +109,17 @@ class Kill(_Request, frozen=True):
     rest: bool = False
 
 
+class Succeed(_Request, frozen=True):
+    """Starts a successor of the daemon: its own command line again, as root, which the helper knows
+    from its own start.
+
+    `handle`: as in Start. The descriptor is the successor's end of its channel. Failed follows, or
+    Begun and later Exited. The successor is left alone when this daemon ends.
+    """
+
+    handle: Number
+
+
 class Loaded(_Reply, frozen=True):
     """The outcome of a Load, an Outcome in the sealed memfd that comes with it."""
 
@@ -112,22 +134,29 @@ class NotLoaded(_Reply, frozen=True):
 
 
 class Failed(_Reply, frozen=True):
-    """A program could not be started; `text` and `reason` as those of ChildError."""
+    """A program or successor could not be started; `text` and `reason` as those of ChildError."""
 
     handle: Number
     text: str
     reason: str
 
 
+class Begun(_Reply, frozen=True):
+    """A successor runs; a descriptor of its process (pidfd) comes with this."""
+
+    handle: Number
+    pid: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Exited(_Reply, frozen=True):
-    """A program has ended; `status` is that of subprocess."""
+    """A program has ended, or a successor; `status` is that of subprocess."""
 
     handle: Number
     status: int
 
 
-Request = Load | StopLoading | Applied | Start | Kill
-Reply = Loaded | NotLoaded | Failed | Exited
+Request = Load | StopLoading | Applied | Start | Kill | Succeed
+Reply = Loaded | NotLoaded | Failed | Begun | Exited
 
 REQUESTS = msgspec.msgpack.Decoder(Request)
 REPLIES = msgspec.msgpack.Decoder(Reply)

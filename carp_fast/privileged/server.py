@@ -8,13 +8,11 @@ attacker, this process must not be. Must not know what a configuration consists 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import select
 import signal
 import socket
-import stat
 import subprocess
 import sys
 from typing import NamedTuple
@@ -26,6 +24,8 @@ from carp_fast.privileged.loading import Loader, LoadingError, content
 from carp_fast.privileged.messages import (
     REQUESTS,
     Applied,
+    Beginning,
+    Begun,
     Exited,
     Failed,
     Kill,
@@ -36,25 +36,20 @@ from carp_fast.privileged.messages import (
     Reply,
     Request,
     Start,
+    Succeed,
     packed,
     receive,
     send,
 )
+from carp_fast.privileged.starting import Starter, forbid_tracing, kill_successor, refused
 from carp_fast.programs.packets import close_all
-from carp_fast.programs.spawning import (
-    ChildError,
-    Program,
-    clean_environment,
-    inherited_environment,
-    kill_group,
-    spawn,
-    spawn_inheriting,
-)
+from carp_fast.programs.spawning import ChildError, kill_group
 from carp_fast.signals import inherit_nothing
 
 NAME = b"carp-helper"
 RUNNING_MAX = 1024  # programs at once
-PR_SET_NAME, PR_SET_DUMPABLE = 15, 4
+SUCCESSORS_MAX = 2  # of which one is ending
+PR_SET_NAME = 15
 # Those of a terminal or a service manager reach the whole group; only the daemon acts on them.
 LEFT_TO_THE_DAEMON = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
@@ -65,13 +60,18 @@ LEFT_TO_THE_DAEMON = (
 class _Running(NamedTuple):
     handle: int
     process: subprocess.Popen[bytes]
-    inherits: bool
+    row: rows.Row | None  # None: a successor
+
+    @property
+    def alone(self) -> bool:
+        """Whether signals are for itself and not its group, and it outlives the helper."""
+        return self.row is None or self.row.inherits
 
 
 class Helper:
-    """Serves one daemon until that closes the socket. `table`: the first one, if it is known."""
+    """Serves one daemon until that closes the socket. `beginning`: what it was started with."""
 
-    def __init__(self, end: socket.socket, table: bytes | None = None) -> None:
+    def __init__(self, end: socket.socket, beginning: Beginning) -> None:
         self._end = end
         self._tables = rows.Tables()
         self._path: bytes | None = None
@@ -80,15 +80,15 @@ class Helper:
         self._running: dict[int, _Running] = {}  # by pidfd
         self._rest: set[int] = set()  # handles of programs whose group is killed after them
         self._last_handle = -1
-        self._clean, self._inherited = clean_environment(), inherited_environment()
+        self._starter = Starter(beginning.again)
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
-        self._loads = table is None
-        if table is None:
+        self._loads = beginning.table is None
+        if beginning.table is None:
             with contextlib.suppress(OSError):  # it is tried again when it is needed
                 self._start_loader()
         else:
-            self._tables.keep(0, rows.decode(table))
+            self._tables.keep(0, rows.decode(beginning.table))
             self._tables.apply(0)
 
     def run(self) -> None:
@@ -103,7 +103,7 @@ class Helper:
             self._end.close()
             self._end_loader()
             for each in self._running.values():
-                if not each.inherits:  # a script of ucarp's is left alone, as ucarp leaves it
+                if not each.alone:  # a script of ucarp's is left alone, as ucarp leaves it
                     kill_group(each.process, signal.SIGKILL)
 
     def _turn(self) -> bool:
@@ -124,9 +124,9 @@ class Helper:
 
     def _take(self, request: Request, descriptors: list[int]) -> None:
         try:
-            if len(descriptors) > 0 and not isinstance(request, Start):
+            if len(descriptors) > 0 and not isinstance(request, Start | Succeed):
                 raise MessageError("descriptors with a message that has none")
-            if isinstance(request, Start):
+            if isinstance(request, Start | Succeed):
                 self._start(request, descriptors)
             elif isinstance(request, Kill):
                 self._kill(request)
@@ -193,52 +193,48 @@ class Helper:
         finally:
             self._end_loader()
 
-    # -- programs
+    # -- programs, and successors
 
-    def _start(self, request: Start, descriptors: list[int]) -> None:
+    def _start(self, request: Start | Succeed, descriptors: list[int]) -> None:
         if request.handle <= self._last_handle:
             raise MessageError("a handle that was used before")
         self._last_handle = request.handle
         try:
-            row = self._row(request)
-            process = self._spawn(row, request, descriptors)
+            if isinstance(request, Succeed):
+                row, process = None, self._successor(descriptors)
+            else:
+                row = self._row(request)
+                process = self._starter.program(row, request, descriptors)
             try:
                 pidfd = os.pidfd_open(process.pid)
             except OSError as error:  # no descriptor left
                 process.kill()
                 process.wait()
-                raise ChildError(f"cannot watch {row.path}: {error.strerror}") from None
+                raise refused("a process", f"it cannot be watched: {error.strerror}") from None
         except ChildError as error:
             self._answer(Failed(request.handle, str(error), error.reason))
             return
-        self._running[pidfd] = _Running(request.handle, process, row.inherits)
+        self._running[pidfd] = _Running(request.handle, process, row)
         self._poll.register(pidfd, select.POLLIN)
-        if request.leaves_nothing:
+        if isinstance(request, Succeed):
+            self._answer(Begun(request.handle, process.pid), pidfd)
+        elif request.leaves_nothing:
             self._rest.add(request.handle)
 
-    def _spawn(
-        self, row: rows.Row, request: Start, descriptors: list[int]
-    ) -> subprocess.Popen[bytes]:
-        arguments = Program(row.path, request.place, row.more).arguments
-        if row.inherits:
-            return spawn_inheriting(arguments, {**self._inherited, **request.variables})
-        modes = [fcntl.fcntl(each, fcntl.F_GETFL) & os.O_ACCMODE for each in descriptors]
-        pipes = all(stat.S_ISFIFO(os.fstat(each).st_mode) for each in descriptors)
-        if not pipes or modes != [os.O_WRONLY, os.O_RDONLY][: 1 + request.stdin]:
-            raise _refused(row.path, "its standard descriptors are not pipes")
-        stdin = descriptors[1] if request.stdin else subprocess.DEVNULL
-        environment = {**self._clean, **request.variables}
-        return spawn(arguments, environment, stdin=stdin, stdout=descriptors[0])
+    def _successor(self, descriptors: list[int]) -> subprocess.Popen[bytes]:
+        if sum(each.row is None for each in self._running.values()) >= SUCCESSORS_MAX:
+            raise refused("a successor", f"{SUCCESSORS_MAX} run (SUCCESSORS_MAX)")
+        return self._starter.successor(descriptors)
 
     def _row(self, request: Start) -> rows.Row:
         """The program that is named. Raises ChildError unless it is configured with that place."""
         row = self._tables.row(request.table, request.program)
         if row is None:
-            raise _refused("a program", "no configuration that was read has it")
+            raise refused("a program", "no configuration that was read has it")
         if not self._tables.allows(row, request.place):
-            raise _refused(row.path, "no configuration that was read has it with these arguments")
+            raise refused(row.path, "no configuration that was read has it with these arguments")
         if len(self._running) >= RUNNING_MAX:
-            raise _refused(row.path, f"{RUNNING_MAX} programs run (RUNNING_MAX)")
+            raise refused(row.path, f"{RUNNING_MAX} programs run (RUNNING_MAX)")
         return row
 
     def _kill(self, request: Kill) -> None:
@@ -246,48 +242,43 @@ class Helper:
             if each.handle == request.handle:
                 if request.rest:
                     self._rest.add(each.handle)
-                if each.inherits:
+                if each.row is None:
+                    kill_successor(each.process, request.signal)
+                elif each.alone:
                     each.process.send_signal(request.signal)
                 else:
                     kill_group(each.process, request.signal)
 
     def _on_exit(self, pidfd: int) -> None:
-        handle, process, inherits = self._running.pop(pidfd)
-        if handle in self._rest:
-            self._rest.remove(handle)
-            if not inherits:
+        ended = self._running.pop(pidfd)
+        if ended.handle in self._rest:
+            self._rest.remove(ended.handle)
+            if not ended.alone:
                 # Before it is reaped: until then the number of its group cannot be reused.
-                kill_group(process, signal.SIGKILL)
+                kill_group(ended.process, signal.SIGKILL)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        self._answer(Exited(handle, process.wait()))
+        self._answer(Exited(ended.handle, ended.process.wait()))
 
 
-def _refused(program: str, reason: str) -> ChildError:
-    return ChildError(f"cannot start {program}: {reason}", reason)
-
-
-def main(end_fd: int, table_fd: int | None) -> int:
+def main(end_fd: int, beginning_fd: int) -> int:
     """Serves the daemon at the other end of this socket; returns the exit code."""
     import ctypes
 
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_NAME, NAME, 0, 0, 0)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    table = None
-    if table_fd is None:
+    ctypes.CDLL(None).prctl(PR_SET_NAME, NAME, 0, 0, 0)
+    forbid_tracing()
+    beginning = msgspec.msgpack.decode(content(beginning_fd), type=Beginning)
+    os.close(beginning_fd)
+    if beginning.table is None:  # scripts written for ucarp inherit what they find
         inherit_nothing()
         _set_limit(resource.RLIMIT_CORE, 0)  # of programs, too
-    else:  # scripts written for ucarp inherit what they find
-        table = content(table_fd)
-        os.close(table_fd)
     for number in LEFT_TO_THE_DAEMON:
         # Not ignored: programs would inherit that.
         signal.signal(number, lambda number, frame: None)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _set_limit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     os.set_inheritable(end_fd, False)
-    Helper(socket.socket(fileno=end_fd), table).run()
+    Helper(socket.socket(fileno=end_fd), beginning).run()
     return 0
 
 

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,11 @@ from carp_fast.errors import CarpFastError
 
 WORD = "privileged"  # of the command line, see carp_fast/__main__.py
 HELPER, LOADER = "helper", "loader"
+
+CHANNEL_VARIABLE = "CARP_FAST_SUCCEEDS"
+"""The environment variable by which a successor knows the descriptor of its channel."""
+AS_USER_VARIABLE = "CARP_FAST_SUCCEEDS_AS_USER"
+"""Another one that a successor has whom the helper started: the daemon before it is not root."""
 
 
 class HelperError(CarpFastError):
@@ -39,25 +45,27 @@ def command(which: str) -> list[str]:
     return [sys.executable, "-P", str(main), WORD, which]
 
 
-def start(table: bytes | None = None) -> Started:
-    """Starts a helper. `table`: the programs, for a daemon whose configuration is no file.
+def command_line() -> list[str]:
+    """The command line that starts this program again."""
+    return [sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]]
 
-    Raises HelperError.
-    """
-    from carp_fast.privileged.messages import pair
-    from carp_fast.programs.memory import created
 
+def start(table: bytes | None = None, again: Sequence[str] = ()) -> Started:
+    """Starts a helper; see Beginning for `table` and `again`. Raises HelperError."""
+    import msgspec
+
+    from carp_fast.privileged.messages import Beginning, pair
+    from carp_fast.programs.memory import sealed
+
+    beginning = Beginning(table, tuple(map(os.fsencode, again)))
     with contextlib.ExitStack() as opened:
         try:
             ours, theirs = pair()
             opened.push(ours)
             with theirs, contextlib.ExitStack() as given_away:
-                given = [theirs.fileno()]
-                if table is not None:
-                    given.append(created("table"))
-                    given_away.callback(os.close, given[1])
-                    with open(given[1], "wb", closefd=False) as file:
-                        file.write(table)
+                memory = sealed("beginning", [msgspec.msgpack.encode(beginning)])
+                given_away.callback(os.close, memory)
+                given = (theirs.fileno(), memory)
                 words = [*command(HELPER), *map(str, given)]
                 process = subprocess.Popen(words, pass_fds=given)
         except OSError as error:
@@ -75,7 +83,7 @@ def begin() -> None:
     global _begun
     if wanted():
         with contextlib.suppress(HelperError):
-            _begun = start()
+            _begun = start(again=command_line())
 
 
 def take() -> Started | None:
@@ -85,7 +93,7 @@ def take() -> Started | None:
     """
     global _begun
     started, _begun = _begun, None
-    return started or (start() if wanted() else None)
+    return started or (start(again=command_line()) if wanted() else None)
 
 
 def wanted() -> bool:

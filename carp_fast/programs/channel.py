@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ __all__ = [
     "close_all",
     "pair",
 ]
+
+_UCRED = struct.Struct("iii")  # pid, uid, gid
 
 MESSAGE_BYTES_MAX = 65_536
 DESCRIPTORS_MAX = 16  # of one message; the kernel takes 253
@@ -106,6 +109,13 @@ class Channel(Closing):
     def fileno(self) -> int:
         """The socket's file descriptor; -1 once it is closed."""
         return self._end.fileno()
+
+    @property
+    def peer_uid(self) -> int:
+        """The user of the process that made the pair, when it did."""
+        size = _UCRED.size
+        found = self._end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return int(_UCRED.unpack(found)[1])
 
     def close(self) -> None:
         """Closes this end: the other one is told."""

@@ -163,10 +163,11 @@ def spawn_again(
 def kill_group(process: subprocess.Popen[bytes], number: int) -> None:
     """Sends a signal to a program of spawn() and its children, except those that left its group.
 
-    Does nothing once it was waited for: its number may belong to another process.
+    Does nothing once it was waited for: its number may belong to another process. What this
+    process may not send a signal, since it has become another user, gets none.
     """
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
 
 

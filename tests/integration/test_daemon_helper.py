@@ -14,8 +14,9 @@ import pytest
 from carp_fast.config.secrets import create_key, encrypt, read_key
 from carp_fast.control.protocol import ControlError
 from carp_fast.lab.lab import Lab, wait_for
-from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.daemons import start_daemon, write_configuration
 from tests.support.memory import found_in, traces_of
+from tests.support.processes import children, helper_of
 from tests.support.programs import assert_gone, script
 
 pytestmark = pytest.mark.root
@@ -33,17 +34,6 @@ def table(**keys: Any) -> dict[str, Any]:
     return {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"], **keys}
 
 
-def children(pid: int) -> list[int]:
-    found = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(word) for text in found for word in text.split()]
-
-
-def helper_of(daemon: RunningDaemon) -> int:
-    (helper,) = children(daemon.process.pid)
-    assert Path(f"/proc/{helper}/comm").read_text() == "carp-helper\n"
-    return helper
-
-
 def test_hooks_are_children_of_the_helper_which_is_the_daemons_only_child(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -55,7 +45,7 @@ def test_hooks_are_children_of_the_helper_which_is_the_daemons_only_child(
     )
     daemon = start_daemon(a, path)
     daemon.wait_log("up .*: exit status 0 after", DEADLINE_S, count=3)
-    helper = helper_of(daemon)
+    helper = helper_of(daemon.process.pid)
     assert int((tmp_path / "10.1.1.1").read_text()) == helper
     assert len(children(helper)) == 1, "notify"
     # It opens nothing but its standard descriptors, the daemon's socket and what it waits for.
@@ -76,7 +66,7 @@ def test_the_daemon_goes_on_when_its_helper_is_killed(
     path = write_configuration(tmp_path, "a", [table(**keys)], defaults=ALONE, tracks=tracks)
     daemon = start_daemon(a, path)
     daemon.wait_state("MASTER", DEADLINE_S)
-    os.kill(helper_of(daemon), signal.SIGKILL)
+    os.kill(helper_of(daemon.process.pid), signal.SIGKILL)
     daemon.wait_log(r"WARNING.*the privileged helper has ended \(killed by SIGKILL\)", DEADLINE_S)
     sent = daemon.counters("s1", 1)["advertisements_sent"]
     wait_for(
@@ -112,7 +102,7 @@ def test_a_helper_and_its_hooks_do_not_outlive_a_killed_daemon(
     path = write_configuration(tmp_path, "a", [table(vhid=1, up=up)], defaults=ALONE)
     daemon = start_daemon(a, path)
     wait_for(pid_file.exists, DEADLINE_S, "the hook")
-    helper = helper_of(daemon)
+    helper = helper_of(daemon.process.pid)
     daemon.process.signal(signal.SIGKILL)
     daemon.process.wait(DEADLINE_S)
     assert_gone(helper)
@@ -155,7 +145,7 @@ def test_a_passphrase_is_nowhere_in_the_daemons_memory(
     daemon = start_daemon(a, path)
     daemon.wait_state("MASTER", DEADLINE_S)
     secrets = traces_of(FIRST) | {"the key of keys": key.read_bytes().strip()}
-    both = (daemon.process.pid, helper_of(daemon))
+    both = (daemon.process.pid, helper_of(daemon.process.pid))
     assert found_in(both[0], {"control": str(path).encode()})  # the search finds things
     assert [found_in(pid, secrets) for pid in both] == [{}, {}]
     write(SECOND)

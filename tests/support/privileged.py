@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
 from pathlib import Path
 
 from carp_fast.closing import Closing
@@ -15,10 +16,18 @@ DEADLINE_S = 60.0
 
 
 class Asked(Closing):
-    """A helper that was started for this test; `path`: the configuration, loaded as number 1."""
+    """A helper that was started for this test; `path`: the configuration, loaded as number 1.
 
-    def __init__(self, path: Path | None = None, table: bytes | None = None) -> None:
-        self.process, self.end = start.start(table)
+    `again`: the command line of the daemon that it serves.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        table: bytes | None = None,
+        again: Sequence[str] = (),
+    ) -> None:
+        self.process, self.end = start.start(table, again)
         self._handles = 0
         if path is not None:
             self.ask(Load(1, os.fsencode(path)))

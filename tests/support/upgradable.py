@@ -39,12 +39,16 @@ def upgrade_lab() -> Iterator[Lab]:
     with Lab("carp-fast-upgrade", segments=1) as made:
         yield made
         for host in made.hosts:  # successors are not children of this process
-            listed = subprocess.run(
-                ["ip", "netns", "pids", host.namespace], capture_output=True, text=True, check=True
-            )
-            for pid in listed.stdout.split():
+            for pid in processes_of(host):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(host: Host) -> list[int]:
+    """The processes on a host."""
+    argv = ["ip", "netns", "pids", host.namespace]
+    listed = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]
 
 
 class Pair:

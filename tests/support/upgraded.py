@@ -9,8 +9,9 @@ from typing import Any
 
 from carp_fast.daemon.process import StartError
 from carp_fast.daemon.succeeding import Heir, Succession
-from carp_fast.daemon.upgrade_messages import CHANNEL_VARIABLE, HEAD, HOSTS, UpgradeError
+from carp_fast.daemon.upgrade_messages import HEAD, HOSTS, UpgradeError
 from carp_fast.daemon.upgrading import Predecessor, Successor
+from carp_fast.privileged.start import CHANNEL_VARIABLE
 from carp_fast.programs.channel import close_all
 from carp_fast.programs.memory import Sealed, sealed
 

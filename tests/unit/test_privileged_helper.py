@@ -33,6 +33,7 @@ from carp_fast.privileged.messages import (
 from carp_fast.privileged.rows import FORMER_MAX, Row, Tables
 from carp_fast.programs.packets import close_all
 from tests.support.privileged import DEADLINE_S, Asked, output
+from tests.support.processes import children
 from tests.support.programs import assert_gone, script
 
 PASSPHRASE = "".join(("Zq7-", "never-", "seen-", "x"))
@@ -289,10 +290,6 @@ def test_loading_can_be_ended_and_asked_for_again(
         helper.ask(Load(4))
         configuration = outcome.take(helper.loaded(4))
         assert {host.settings.advskew for host in configuration.virtual_hosts} == {7}
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_loader_that_is_killed_is_reported(write: Callable[..., Path]) -> None:

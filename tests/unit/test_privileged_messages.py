@@ -21,6 +21,7 @@ from carp_fast.privileged.messages import (
     REQUESTS,
     VARIABLES_MAX,
     Applied,
+    Begun,
     Exited,
     Failed,
     Kill,
@@ -30,6 +31,7 @@ from carp_fast.privileged.messages import (
     NotLoaded,
     Start,
     StopLoading,
+    Succeed,
 )
 from carp_fast.programs.packets import close_all
 
@@ -51,11 +53,13 @@ requests = st.one_of(
         st.booleans(),
     ),
     st.builds(Kill, numbers, st.integers(1, 64), st.booleans()),
+    st.builds(Succeed, numbers),
 )
 replies = st.one_of(
     st.builds(Loaded, numbers),
     st.builds(NotLoaded, numbers, texts),
     st.builds(Failed, numbers, texts, texts),
+    st.builds(Begun, numbers, st.integers(1, 2**22)),
     st.builds(Exited, numbers, st.integers(-64, 255)),
 )
 
@@ -120,6 +124,7 @@ WRONG: tuple[tuple[str, Any], ...] = (
         "too many variables",
         ["Start", 1, 1, 0, None, {f"CARP_{n}": "" for n in range(VARIABLES_MAX + 1)}, False, False],
     ),
+    ("a path for a successor", ["Succeed", 1, "/bin/sh"]),
     ("a path for a program", ["Start", 1, 1, "/bin/sh", None, {}, False, False]),
 )
 

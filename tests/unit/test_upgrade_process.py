@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.daemon.upgrade_messages import CHANNEL_VARIABLE, FROM_NEW, Ready, UpgradeError
-from carp_fast.daemon.upgrade_process import SuccessorProcess, command_line, start_successor
+from carp_fast.daemon.upgrade_messages import FROM_NEW, Ready, UpgradeError
+from carp_fast.daemon.upgrade_process import SuccessorProcess, start_successor
+from carp_fast.privileged.start import CHANNEL_VARIABLE, command_line
 from carp_fast.programs import channel as channels
 from carp_fast.programs.channel import Channel
 
 SOON_S = 30.0
 SUCCESSOR = """
 import os, signal, sys
-from carp_fast.daemon.upgrade_messages import CHANNEL_VARIABLE, FROM_OLD, Ready
+from carp_fast.daemon.upgrade_messages import FROM_OLD, Ready
+from carp_fast.privileged.start import CHANNEL_VARIABLE
 from carp_fast.programs.channel import Channel
 channel = Channel.from_descriptor(int(os.environ[CHANNEL_VARIABLE]), FROM_OLD)
 told = os.environ["EXTRA"], os.environ["OWN"], os.getcwd(), str(os.getsid(0)), sys.argv[1]

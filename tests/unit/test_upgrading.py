@@ -14,7 +14,6 @@ from carp_fast.daemon import upgrade_messages as messages
 from carp_fast.daemon.process import StartError
 from carp_fast.daemon.succeeding import Succession
 from carp_fast.daemon.upgrade_messages import (
-    CHANNEL_VARIABLE,
     FAULTS_MAX,
     HEAD,
     HOSTS,
@@ -27,6 +26,7 @@ from carp_fast.daemon.upgrade_messages import (
     failed,
 )
 from carp_fast.daemon.upgrading import Done, Upgrading
+from carp_fast.privileged.start import CHANNEL_VARIABLE
 from carp_fast.programs.channel import close_all
 from carp_fast.programs.memory import sealed
 from tests.support.followed import open_descriptors
