@@ -62,6 +62,7 @@ DESTINATIONS = (
 )
 
 
+DECISIONS = ("state", "advertised", "added", "removed", "changed", "announced", "undemoted")
 # Flags of a state that a virtual host may have from its beginning.
 BEGUN_WITH = ("barred", "withheld")
 
@@ -209,6 +210,7 @@ class Writer:
         self._answers: dict[tuple[int, str], tuple[int, int]] = {}
         self._room: dict[str, list[str]] = {}  # by mark: lines to be written in its place
         self._asks_from: dict[int, str] = {}  # by slot: the mark after its last answers
+        self._records = copy.records
         self._find_begins(copy.records)
         for index, record in enumerate(copy.records):
             self._write(index, record)
@@ -227,6 +229,7 @@ class Writer:
             self._just_begun = None
         if kind == "checkpoint":
             if self.begins.get(slot or 0) == index:
+                self._in_turn = self._in_turn and self._turn_goes_on(index)
                 self._begin(at_ns, slot or 0, interface, fields)
         elif kind == "turn":
             self._look(slot, (at_ns, fields[0]))
@@ -242,6 +245,16 @@ class Writer:
                 self._missed(at_ns, kind, *fields)
             else:
                 self._input(at_ns, fields[0])
+
+    def _turn_goes_on(self, index: int) -> bool:
+        """Whether what follows a state is of the turn that was written last, not a later input."""
+        for at in range(index + 1, len(self._records)):
+            kind, at_ns, _, _, fields = self._records[at]
+            if kind == "turn":
+                return (at_ns, fields[0]) == self._taken
+            if kind not in ("checkpoint", "address"):
+                return kind in DECISIONS and self._turn is None
+        return False
 
     def _missed(self, at_ns: int, kind: str, looked_ns: int, since_ns: int, asleep_ns: int) -> None:
         """Writes an absence or a drop, with its start if that differs from the last turn."""
@@ -465,6 +478,8 @@ class Writer:
         for word in ("REMOVE_ADDRESSES", "REMOVE_ROUTES", "ADD_ADDRESSES", "ADD_ROUTES"):
             if word in changes:
                 self._output(at_ns, slot, f"{word} {' '.join(changes[word])}")
+        if not changes:
+            self._take_turn()  # the host found in it that nothing is left to change
         self.lines.append((at_ns, self._leave_room(slot)))
 
     def _announced(self, at_ns: int, slot: int, fields: Any) -> None:

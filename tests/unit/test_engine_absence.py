@@ -188,6 +188,19 @@ def test_absences_survive_in_a_checkpoint() -> None:
         assert rises_at(other) == 5 * SECOND_NS
 
 
+def test_absences_that_end_at_the_same_time_are_noted_once_each() -> None:
+    """Each virtual host of a recording brings those that count for it."""
+    node = listening()
+    node.engine.stall(START_NS + SECOND_NS, START_NS, 3 * SECOND_NS // 2)
+    node.engine.drop(START_NS + SECOND_NS, START_NS)
+    state = node.engine.checkpoint(0, START_NS + SECOND_NS)["state"]
+    assert len(state["absences"]) == 2
+    other = Node("10.77.0.2", now_ns=START_NS + SECOND_NS)
+    for _ in range(2):
+        other.engine.assume(0, state, START_NS + SECOND_NS)
+    assert rises_at(other) == rises_at(node)
+
+
 def test_the_silence_of_a_family_goes_by_the_hosts_own_interval() -> None:
     both = {"addresses": [ADDRESS, ADDRESS6]}
     for length_ns, said in ((SECOND_NS // 2, True), (3 * SECOND_NS // 2, False)):

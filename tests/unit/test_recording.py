@@ -355,7 +355,28 @@ def test_a_flood_of_one_host_leaves_it_a_checkpoint() -> None:
     assert kinds.count("heard") > CAPACITY - 3 * CHECKPOINT_RECORDS
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("before", range(0, 16, 3))
+def test_a_recording_may_begin_with_any_input_of_all_hosts(before: int) -> None:
+    """The state that is recorded of each is that before the input, wherever in the ring it is."""
+    lines = [f"0.5 eth0/{41 + number % 3} hear 10.77.0.9 bad_auth" for number in range(before)]
+    lines += [f"{second}.5 eth0 link {('down', 'up')[second % 2]}" for second in range(2, 400)]
+    hosts = [f"[[host]]\nvhid = {vhid}\nsource = '10.77.0.2'" for vhid in (41, 42, 43)]
+    transcript = "\n".join((*lines, "400 end"))
+    player = played(scenarios.parse("\n".join((f"transcript = '''\n{transcript}\n'''", *hosts))))
+    assert_same_again(recording(player), 50)
+
+
+def test_the_end_of_a_demotions_time_is_recorded_of_a_master() -> None:
+    """It stays demoted until a send succeeds: when it steps down later, that time begins anew."""
+    transcript = "4 kernel sends ENETDOWN\n8.1 yield\n68.2 yield\n80 end"
+    host = "host = {source = '10.77.0.2'}"
+    player = played(scenarios.parse(f"transcript = '''\n{transcript}\n'''\n{host}"))
+    assert_same_again(recording(player), 10)
+
+
+# The last ones: a recording that begins after a turn of others that owe resignations; with a change
+# of addresses that finds nothing to change; with a place for a source that is free.
+@pytest.mark.parametrize("seed", [*range(60), 137, 369, 1247, 1014])
 def test_whatever_comes_is_decided_again(seed: int) -> None:
     random = Random(seed)
     hosts = [

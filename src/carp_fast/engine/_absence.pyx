@@ -55,7 +55,7 @@ cdef void make_room(Absences* absences) noexcept nogil:
 cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogil:
     """Insert an absence, ordered by its end; adjoining losses of frames are merged into one."""
     cdef Absence* last
-    cdef uint32_t at = absences.count
+    cdef uint32_t at = absences.count, same
     if at:
         last = &absences.kept[at - 1]
         if (absence.dropped and last.dropped and absence.since_ns <= last.until_ns
@@ -64,10 +64,12 @@ cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogi
             return
     while at and absences.kept[at - 1].until_ns > absence.until_ns:
         at -= 1
-    if at and (absences.kept[at - 1].since_ns == absence.since_ns
-               and absences.kept[at - 1].until_ns == absence.until_ns
-               and absences.kept[at - 1].dropped == absence.dropped):
-        return                                          # noted already, by another recording
+    for same in range(at, 0, -1):
+        if absences.kept[same - 1].until_ns != absence.until_ns:
+            break
+        if (absences.kept[same - 1].since_ns == absence.since_ns
+                and absences.kept[same - 1].dropped == absence.dropped):
+            return                                      # noted already, by another recording
     if absences.count == ABSENCES:
         make_room(absences)
         at = min(at, absences.count)

@@ -8,7 +8,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core, engine_reschedule, engine_touch
 from carp_fast.engine._groups cimport group_demotion, group_join, group_review, next_to_demote
-from carp_fast.engine._recorder cimport ORDERED_DEMOTE, RECORD_ORDERED, Record, record_input
+from carp_fast.engine._recorder cimport (
+    ORDERED_DEMOTE, RECORD_ORDERED, Record, record_input, recorder_begin)
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     BACKUP, BY_GROUP, BY_MAINTENANCE, BY_TRACK, CANNOT_BE_MASTER, CONTESTED, GROUP_DEMOTED, MASTER,
@@ -73,4 +74,5 @@ cdef void groups_expire(Core* core, int64_t now_ns) noexcept nogil:
         slot = next_to_demote(core, &visits, now_ns)
         if slot == NOBODY:
             return
+        recorder_begin(&core.recorder)
         demote(core, slot, BY_GROUP, group_demotion(core, slot), False, now_ns)

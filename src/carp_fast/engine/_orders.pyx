@@ -26,8 +26,8 @@ from carp_fast.engine._groups cimport group_leave, group_review, groups_end, gro
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
     ORDERED_BY_ROUTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN, RECORD_INTERFACE,
-    RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy, ORDERED_PREEMPT,
-    ORDERED_WITHHOLD, ORDERED_YIELD)
+    RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_begin, recorder_copy,
+    ORDERED_PREEMPT, ORDERED_WITHHOLD, ORDERED_YIELD)
 from carp_fast.engine._tallies cimport tally_ordered
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
@@ -466,6 +466,7 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     cdef uint32_t slot = order.slot
     # Until the first timer the wheel is at tick 0, and the machine may have been up for a year.
     wheel_skip(&core.wheel, now_ns // TICK_NS)
+    recorder_begin(&core.recorder)
     cdef bint alive = (slot < MAX_VIRTUAL_HOSTS and order.interface < MAX_INTERFACES
                        and core.hosts[slot].flags & IN_USE)
     if order.kind == ORDER_ADD:

@@ -16,7 +16,7 @@ from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast.engine._history cimport (
     counter_above, history_age_ms, history_is_ours, history_ms, history_sent_ms)
-from carp_fast.engine._recorder cimport record_heard
+from carp_fast.engine._recorder cimport record_heard, recorder_begin
 from carp_fast.engine._sources cimport source_known, source_place, source_replays
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
@@ -368,6 +368,7 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
         return LOOP
     if own and is_ours_late(host, heard, arrived_ns):
         return LOOP if host.configured.replay == REPLAY_OFF else REPLAY
+    recorder_begin(&core.recorder)
     engine_touch(core, slot, arrived_ns)
     if lately:
         return on_echo(core, slot, heard, arrived_ns)

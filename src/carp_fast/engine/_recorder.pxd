@@ -82,6 +82,7 @@ cdef struct Recorder:
     uint32_t capacity               # a power of two
     uint64_t begin                  # position of the first record ever
     uint64_t tail                   # position of the next one
+    uint64_t since                  # position when the input or turn under way began
     int64_t turn_ns                 # when deadlines were last checked
     int64_t heard_until_ns
     bint turn_told                  # recorded already, or a frame or order came since
@@ -117,7 +118,17 @@ cdef uint32_t flags_of(dict words, names) except? 0xffffffff
 cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1
 
 
+cdef inline void recorder_begin(Recorder* recorder) noexcept nogil:
+    """An input or a turn begins: checkpoints are due as of now, until the next one does."""
+    recorder.since = recorder.tail
+
+
 cdef inline bint recorder_wants(const Recorder* recorder, const VirtualHost* host) noexcept nogil:
-    """Whether the host's last checkpoint is about to be overwritten, or there is none."""
+    """Whether the host's last checkpoint is about to be overwritten, or there is none.
+
+    The answer is the same for as long as an input or a turn is under way: what it has changed of a
+    host so far would be in a later checkpoint, which a replay begins with.
+    """
+    cdef uint32_t under_way = <uint32_t>(recorder.tail - recorder.since)
     return (recorder.records != NULL
-            and <uint32_t>recorder.tail - host.recorded >= recorder.capacity // 2)
+            and <uint32_t>recorder.tail - host.recorded >= recorder.capacity // 2 + under_way)

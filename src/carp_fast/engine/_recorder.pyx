@@ -76,7 +76,7 @@ cdef int recorder_open(Recorder* recorder, uint32_t capacity) except -1:
         raise MemoryError("record")
     recorder.capacity = capacity
     # Not from 0, which means "no checkpoint yet" in a host.
-    recorder.begin = recorder.tail = capacity
+    recorder.begin = recorder.tail = recorder.since = capacity
     recorder.turn_told = True
     return 0
 
@@ -120,6 +120,7 @@ cdef void record_turn(Recorder* recorder, int64_t now_ns, int64_t heard_until_ns
     """Deadlines are checked: note the turn, which is recorded once something follows from it."""
     recorder.turn_ns, recorder.heard_until_ns = now_ns, heard_until_ns
     recorder.turn_told = False
+    recorder_begin(recorder)
 
 
 cdef void record_turn_of(Recorder* recorder, uint32_t slot, uint16_t interface) noexcept nogil:
@@ -410,7 +411,8 @@ cdef dict state_dict(const Checkpoint* of):
     for i in range(SOURCES):
         source = &of.sources[i]
         if source.heard_ns:
-            state["sources"].append({
+            place = {} if len(state["sources"]) == i else {"place": i}  # one before it is free
+            state["sources"].append(place | {
                 "address": address_of(source.address, source.family),
                 "mac": (<const char*>source.mac)[:6], "counter": source.counter,
                 "refused": source.refused, "heard_ns": source.heard_ns, "advbase": source.advbase,
@@ -507,8 +509,11 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     sources = take("sources", ())
     if len(sources) > SOURCES or given:
         raise ValueError(f"at most {SOURCES} sources" if not given else f"unknown: {list(given)}")
-    for i in range(len(sources)):
-        fill_source(&to.sources[i], sources[i])
-        if sources[i]["current"]:
+    for i, source in enumerate(sources):
+        i = source.get("place", i)
+        if not 0 <= i < SOURCES or to.sources[i].family:
+            raise ValueError(f"sources: place = {i}: below {SOURCES}, each once")
+        fill_source(&to.sources[i], source)
+        if source["current"]:
             to.master[to.sources[i].family == 6] = i + 1
     return 0

@@ -18,7 +18,8 @@ from carp_fast.engine._core cimport (
     engine_reschedule)
 from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._recorder cimport (
-    RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output, record_turn_of)
+    RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output, record_turn_of,
+    recorder_begin)
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, ASKED, BACKUP, FAILED, FOREIGN, HELD, HOLDS_ROUTES,
@@ -192,6 +193,7 @@ cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     engine_touch(core, slot, now_ns)
     host.demoted_until_ns = 0
     if not host.flags & over:
+        record_turn_of(&core.recorder, slot, host.interface)
         return
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_UNDEMOTED, slot, host.interface, now_ns)
@@ -226,6 +228,7 @@ cdef void record_found(Core* core, uint32_t slot, const Address* address, There 
     cdef Record* record
     if core.recorder.records == NULL:
         return
+    recorder_begin(&core.recorder)
     engine_touch(core, slot, now_ns)
     record = record_input(&core.recorder, RECORD_FOUND, slot, core.hosts[slot].interface, now_ns)
     record.family, record.detail = address.family, <uint8_t>there
