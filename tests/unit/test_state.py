@@ -15,7 +15,7 @@ from carp_fast.engine.actions import AddAddresses, Advertise
 from carp_fast.engine.reports import GroupChanged, Report, StateChanged
 from carp_fast.engine.states import HeldAddress, Placed
 from carp_fast.replay import scenario as scenarios
-from carp_fast.replay.player import Player
+from carp_fast.replay.player import Output, Player
 from tests.support.anything import anything
 from tests.support.segment import (
     PASSPHRASE,
@@ -128,7 +128,12 @@ def taken_over(player: Player, at_ns: int) -> Player:
     return other
 
 
-@pytest.mark.parametrize("seed", range(40))
+def by_host(outputs: list[Output]) -> list[Output]:
+    """The decisions of one host after those of another, each in their order."""
+    return sorted(outputs, key=lambda output: output.name)
+
+
+@pytest.mark.parametrize("seed", [*range(40), 68])
 def test_whatever_comes_later_is_decided_as_the_former_engine_would(seed: int) -> None:
     random = Random(seed)
     scenario = scenarios.parse(scene(random))
@@ -144,7 +149,8 @@ def test_whatever_comes_later_is_decided_as_the_former_engine_would(seed: int) -
     for line in inputs[half:]:
         player.give(line)
         other.give(line)
-    assert other.outputs == player.outputs[done:]
+    # Hosts with one deadline advertise one after the other, in an order that is not handed over.
+    assert by_host(other.outputs) == by_host(player.outputs[done:])
     for slot in player.slots.values():
         assert other.engine.host(slot) == player.engine.host(slot)
     assert other.engine.interface_counters(0) == player.engine.interface_counters(0)

@@ -60,7 +60,7 @@ REBUILT_OF_ENGINES = {
     "shortest_left": "from the intervals",
     "absences": "absence is a table",
     "flush_mark": "a mark of the former process",
-    "wheel": "armed by the deadlines",
+    "wheel": "armed by the deadlines, those of one tick in the order of slots",
     "advertise_first": "queued is a table",
     "upkeep": "armed by the hosts' times",
     "verify_at_ns": "the earliest of the interfaces'",
