@@ -39,6 +39,7 @@ MODULES = (
     "engine._copies",
     "engine._tables",
     "engine._state",
+    "engine._checking",
     "engine._placing",
     "engine._arguments",
     "engine._engine",

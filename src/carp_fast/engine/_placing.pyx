@@ -10,7 +10,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast.engine._absence cimport ABSENCES, Absence
+from carp_fast.engine._absence cimport Absence
+from carp_fast.engine._checking cimport expect_parts, expect_records, flaw_of_host
 from carp_fast.engine._core cimport (
     Core, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, REJECTIONS, Rejection, TICK_NS,
     engine_ask, engine_plan_upkeep, engine_set_deadline, queue_push, verify_soon)
@@ -19,28 +20,24 @@ from carp_fast.engine._grace cimport is_form, keep_key
 from carp_fast.engine._groups cimport group_place, group_review, groups_decide
 from carp_fast.engine._orders cimport build_frames
 from carp_fast.engine._reports cimport address_bytes
-from carp_fast.engine._state cimport Part, part_get, part_of_number
+from carp_fast.engine._state cimport Part, part_get, part_of_number, SOURCES_APART
 from carp_fast.engine._tables cimport (
     IN_ADVERTISE, IN_ADVERTISE_FIRST, IN_ANNOUNCE, IN_CHANGE, IN_OWED, OF_ABSENCE, OF_ADDRESS,
     OF_ENGINE, OF_HOST, OF_INTERFACE, OF_KEY, OF_QUEUED, OF_RECEIVER, OF_REJECTION, OF_SOURCE,
-    OF_TURN, QUEUES, Queued, RECEIVERS)
+    OF_TURN, QUEUES, Queued)
 from carp_fast.engine._transitions cimport engine_try_ready
 from carp_fast.engine._upkeep cimport wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, ASKED, Block, FAILED, FOREIGN, HELD, IN_USE, LEAVING, LOST,
-    LOST_WITH_OURS, MASTER, OWED, REASONS, RETIRED, SIGNED, Source, SOURCES, STARTED, TO_ADVERTISE,
-    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES,
-    vhid_add_up, vhid_same_address, vhid_source, VirtualHost)
+    Address, AlternateKey, Block, FAILED, FOREIGN, HELD, IN_USE, LEAVING, LOST, LOST_WITH_OURS,
+    OWED, RETIRED, SIGNED, Source, SOURCES, STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_add_up, vhid_same_address,
+    vhid_source, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
-from carp_fast.engine._wire cimport VERDICTS
 
 from carp_fast.engine._vhid import STATE_WORDS as _STATES
 import carp_fast.engine.states as _states
 
 cdef enum:
-    SOURCES_APART = 256         # as they are written
-    BLOCK = 64                  # of SHA-1, bytes
-    DOUBLINGS_MAX = 10          # of a retry's wait; of a demotion's, fewer
     KEPT_OF_ADDRESS = HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS
     TO_SEND = TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN
 
@@ -58,86 +55,6 @@ cdef struct Placing:
     uint32_t digests_lost
     int64_t grace_ns
     int64_t now_ns
-
-
-# --------------------------------------------------------------------------------------- checking
-
-cdef str flaw_of_host(const VirtualHost* was):
-    """What no engine can have written, or an empty text."""
-    if was.state > MASTER:
-        return f"state {was.state}"
-    if was.reason >= REASONS or was.lost_reason >= REASONS:
-        return f"reason {max(was.reason, was.lost_reason)}"
-    if was.master[0] > SOURCES or was.master[1] > SOURCES:
-        return f"master {max(was.master[0], was.master[1])}"
-    if was.retries > DOUBLINGS_MAX or was.losses > DOUBLINGS_MAX:
-        return f"retries {was.retries}, losses {was.losses}"
-    if not was.vhid or was.interface >= MAX_INTERFACES or not was.flags & IN_USE:
-        return f"vhid {was.vhid}, interface {was.interface}, flags {was.flags}"
-    return ""
-
-
-cdef int expect_parts(const Part* parts) except -1:
-    """Check that records are of something, and in the order in which they are placed."""
-    cdef uint64_t hosts = parts[<int>OF_HOST].count, k
-    cdef uint32_t last, of
-    cdef int part
-    if hosts > MAX_VIRTUAL_HOSTS or parts[<int>OF_ABSENCE].count > ABSENCES or (
-            parts[<int>OF_RECEIVER].count > RECEIVERS):
-        raise ValueError("the state has more records than there can be")
-    for part in (OF_SOURCE, OF_ADDRESS, OF_KEY, OF_QUEUED):
-        last = 0
-        for k in range(parts[part].count):
-            of = part_of_number(&parts[part], k)
-            if part == OF_SOURCE:
-                if of % SOURCES_APART >= SOURCES:
-                    raise ValueError(f"a source of place {of % SOURCES_APART}")
-                of //= SOURCES_APART
-            if of >= hosts or (of < last and part != OF_QUEUED):
-                raise ValueError(f"a record of virtual host {of} of {hosts}, or out of order")
-            last = of
-    for part in (OF_INTERFACE, OF_REJECTION):
-        for k in range(parts[part].count):
-            of = part_of_number(&parts[part], k)
-            if of >= MAX_INTERFACES:
-                raise ValueError(f"interface {of}: must be below {MAX_INTERFACES}")
-    return 0
-
-
-cdef int expect_records(const Part* parts) except -1:
-    """Check the values that are indexes or shifts."""
-    cdef Rejection rejection
-    cdef Queued queued
-    cdef Source source
-    cdef Address address
-    cdef AlternateKey key
-    cdef uint64_t k
-    for k in range(parts[<int>OF_REJECTION].count):
-        memset(&rejection, 0, sizeof(rejection))
-        part_get(&parts[<int>OF_REJECTION], k, &rejection)
-        if rejection.verdict >= VERDICTS or rejection.family not in (0, 4, 6):
-            raise ValueError(f"rejection: verdict {rejection.verdict}")
-    for k in range(parts[<int>OF_QUEUED].count):
-        queued.queue = 0
-        part_get(&parts[<int>OF_QUEUED], k, &queued)
-        if queued.queue >= QUEUES:
-            raise ValueError(f"queued: queue {queued.queue}")
-    for k in range(parts[<int>OF_SOURCE].count):
-        memset(&source, 0, sizeof(source))
-        part_get(&parts[<int>OF_SOURCE], k, &source)
-        if source.family not in (4, 6):
-            raise ValueError(f"source: family {source.family}")
-    for k in range(parts[<int>OF_ADDRESS].count):
-        memset(&address, 0, sizeof(address))
-        part_get(&parts[<int>OF_ADDRESS], k, &address)
-        if address.family not in (4, 6) or address.flags & ASKED:
-            raise ValueError(f"address: family {address.family}, flags {address.flags}")
-    for k in range(parts[<int>OF_KEY].count):
-        memset(&key, 0, sizeof(key))
-        part_get(&parts[<int>OF_KEY], k, &key)
-        if key.key.tail_length >= BLOCK or key.key.hashed % BLOCK:
-            raise ValueError(f"key: {key.key.tail_length} bytes after {key.key.hashed}")
-    return 0
 
 
 # ------------------------------------------------------------------------------------ who goes on

@@ -7,6 +7,9 @@ from carp_fast.engine._core cimport Core
 from carp_fast.engine._fields cimport FIELDS_MAX
 from carp_fast.engine._tables cimport Pumped, SECTIONS, Section
 
+cdef enum:
+    SOURCES_APART = 256             # a source is of: its host's place, times this, plus its own
+
 cdef struct Run:                    # of bytes, copied at once
     uint32_t record_at
     uint32_t struct_at

@@ -28,7 +28,6 @@ cdef enum:
     LAYOUT = 1                  # of head, parts and rows
     PART_NAME_ROOM = 16
     NUMBER = 4                  # bytes of what a record is of
-    SOURCES_APART = 256         # a source is of: the place of its host, times this, plus its own
     QUEUES_OF_A_HOST = 4        # one for advertisements, changes, announcements, repeats
 
 cdef struct Head:
