@@ -29,6 +29,7 @@ from carp_fast.control.documents import (
     Upgraded,
 )
 from carp_fast.control.explanations import Explanation
+from carp_fast.control.overview import Overview
 from carp_fast.control.protocol import (
     CHUNK_BYTES,
     ControlError,
@@ -40,6 +41,7 @@ from carp_fast.control.requests import (
     DemoteRequest,
     ExplainRequest,
     MaintenanceRequest,
+    OverviewRequest,
     PreemptRequest,
     RecordRequest,
     ReloadRequest,
@@ -67,6 +69,12 @@ class ExplainAnswer(msgspec.Struct):
     """The answer to ExplainRequest, with the document as JSON."""
 
     explain: msgspec.Raw
+
+
+class OverviewAnswer(msgspec.Struct):
+    """The answer to OverviewRequest."""
+
+    overview: Overview
 
 
 class RecordAnswer(msgspec.Struct):
@@ -264,6 +272,10 @@ class ControlClient(Closing):
         know.
         """
         return bytes(self._ask(request, StatusAnswer).status)
+
+    def overview(self, since: int = 0) -> Overview:
+        """Totals, problems, and the changes of state after the first `since`."""
+        return self._ask(OverviewRequest(since), OverviewAnswer).overview
 
     def explain(self, interface: str, vhid: int) -> Explanation:
         """Why each virtual host of an interface with this vhid is in its state."""
@@ -521,6 +533,10 @@ class AsyncControlClient:
         """See ControlClient.status."""
         request = StatusRequest(interface, vhid, state, problems or None)
         return decoded((await self._ask(request, StatusAnswer)).status, Status, self.path)
+
+    async def overview(self, since: int = 0) -> Overview:
+        """See ControlClient.overview."""
+        return (await self._ask(OverviewRequest(since), OverviewAnswer)).overview
 
     async def explain(self, interface: str, vhid: int) -> Explanation:
         """See ControlClient.explain."""

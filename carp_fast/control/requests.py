@@ -28,6 +28,13 @@ class StatusRequest(Request, frozen=True, tag="status"):
     problems: bool | None = None
 
 
+class OverviewRequest(Request, frozen=True, tag="overview"):
+    """Asks for totals, problems, and the changes of state after the first `since`."""
+
+    needs: ClassVar[str] = "overview: since must be a number"
+    since: int = 0
+
+
 class ExplainRequest(Request, frozen=True, tag="explain"):
     """Asks for the virtual hosts of an interface with this vhid."""
 

@@ -32,6 +32,7 @@ from carp_fast.daemon.metrics import Metrics
 from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.orphans import reap_orphans
+from carp_fast.daemon.overview import Overviews
 from carp_fast.daemon.passing_on import PassingOn
 from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import StartError, give_back_memory
@@ -119,9 +120,9 @@ async def serve(
                 control=control,
                 privileges=privileges,
                 helper=helper,
+                feed=feed,
             )
-            if daemon.metrics is not None:
-                stack.push_async_callback(daemon.metrics.stop)
+            stack.push_async_callback(daemon.stop_measuring)
             await daemon.begin(stack, inheritance)
             await daemon.stopping.wait()
     except (LinkError, LimitReached, HookError) as error:
@@ -136,7 +137,7 @@ async def _start_control(control: ControlServer) -> None:
 
 
 async def _refuse(request: object) -> Answer:
-    raise ControlError("this daemon cannot be upgraded while it runs")
+    raise ControlError("this daemon has no control socket")
 
 
 class Inheritance(NamedTuple):
@@ -166,6 +167,7 @@ class Daemon:
         control: ControlServer | None,
         privileges: Privileges,
         helper: PrivilegedHelper | None,
+        feed: Feed,
     ) -> None:
         self._opened = opened
         self._configuration = configuration  # the initial one; the reloader has the running one
@@ -199,7 +201,15 @@ class Daemon:
             self._upgrade = self._upgrades(control)
         if helper is not None:
             opened.status.helper = lambda: helper.state
-        self.metrics = self._reloader.metrics = self._make_metrics()
+        self._metrics: Metrics | None = None
+        self._overviews: Overviews | None = None
+        if isinstance(manner, Own):
+            reloader = self._reloader
+            measuring = Measuring(
+                opened, manner.hooks, reloader.outcome, lambda: reloader.configuration
+            )
+            self._overviews = Overviews(opened, measuring, feed)
+            self._metrics = reloader.metrics = Metrics(measuring, opened.worker, opened.background)
         self._controls = Controls(
             stop=self.stopping.set,
             reload=self._on_reload_wanted,
@@ -209,14 +219,12 @@ class Daemon:
             prepare=opened.prepare,
         )
 
-    def _make_metrics(self) -> Metrics | None:
-        """The metrics, which are off until use(); None: this manner has none."""
-        opened, reloader = self._opened, self._reloader
-        if not isinstance(self._manner, Own):
-            return None
-        hooks = self._manner.hooks
-        measuring = Measuring(opened, hooks, reloader.outcome, lambda: reloader.configuration)
-        return Metrics(measuring, opened.worker, opened.background)
+    async def stop_measuring(self) -> None:
+        """Ends the metrics and what is measured for anybody."""
+        if self._overviews is not None:
+            self._overviews.close()
+        if self._metrics is not None:
+            await self._metrics.stop()
 
     async def begin(self, stack: AsyncExitStack, inheritance: Inheritance | None) -> None:
         """Starts, or succeeds another daemon; has the stack leave in order once that is due."""
@@ -320,10 +328,11 @@ class Daemon:
 
     async def _serve_requests(self) -> None:
         opened, demotions = self._opened, self._opened.demotions
-        upgrade = self._upgrade
+        upgrade, overviews = self._upgrade, self._overviews
         self._requests.serve(
             {
                 "status": self._opened.status.answer,
+                "overview": _refuse if overviews is None else overviews.answer,
                 "explain": self._opened.explanations.answer,
                 "reload": self._reloader.answer,
                 "demote": partial(demotions.demote, hosts=opened.hosts, orders=opened.orders),
@@ -335,8 +344,8 @@ class Daemon:
                 "upgrade": _refuse if upgrade is None else upgrade.answer,
             }
         )
-        if self.metrics is not None:
-            await self.metrics.use(self._configuration.daemon)
+        if self._metrics is not None:
+            await self._metrics.use(self._configuration.daemon)
         self._systemd.ready(f"{len(self._configuration.virtual_hosts)} virtual hosts")
         interval_s = self._systemd.watchdog_interval_s()
         if interval_s:

@@ -17,10 +17,9 @@ import msgspec
 from carp_fast import __version__
 from carp_fast.config.fingerprint import fingerprint
 from carp_fast.daemon.network import NO_SOURCES
+from carp_fast.daemon.problems import counted, marked, marks_of, words_of
 from carp_fast.daemon.reports import FOREIGN
 from carp_fast.daemon.segments import by_segment
-from carp_fast.daemon.status import SECOND_NS, WRONG_DIGEST_LASTS_NS
-from carp_fast.daemon.table import MASTER
 from carp_fast.engine import tallied
 from carp_fast.engine._auth import SHA1_FORM
 from carp_fast.engine._figures import LATENESS_BOUNDS_NS, TAKEOVER_BOUNDS_NS
@@ -248,30 +247,31 @@ class Measuring:
             problems=self._problems(gathered) if problems else None,
         )
 
+    def marks(self, gathered: Gathered) -> bytes:
+        """By slot: what is wrong with the virtual hosts of a pass, see problems.marks_of."""
+        return marks_of(
+            gathered.tallies.problems(),
+            self._hosts.hosts,
+            gathered.wrong_digests,
+            gathered.address_problems,
+            gathered.now_ns,
+        )
+
     def rows(self, gathered: Gathered) -> Rows:
         """The virtual hosts of a pass, slice by slice."""
         return Rows(self._hosts.hosts, gathered.tallies)
 
     def _problems(self, gathered: Gathered) -> ProblemsMeasured:
-        found: dict[int, list[str]] = dict(gathered.tallies.problems())
         hosts, states = self._hosts.hosts, self._hosts.states
-        for slot, at_ns in gathered.wrong_digests.items():
+        marks = self.marks(gathered)
+        rows: list[tuple[str, int, str, str]] = []
+        for slot in marked(marks):
             host = hosts[slot]
-            if host is None:
-                continue
-            intervals_ns = int(3 * (host.settings.advbase + 1) * SECOND_NS)
-            if gathered.now_ns - at_ns < max(WRONG_DIGEST_LASTS_NS, intervals_ns):
-                word = "other_master" if states[slot] == MASTER else "bad_auth"
-                found.setdefault(slot, []).append(word)
-        for slot in gathered.address_problems:
-            found.setdefault(slot, []).append("addresses")
-        rows = [
-            (host.interface, host.vhid, host.labels.name, word)
-            for slot in sorted(found)
-            if (host := hosts[slot]) is not None
-            for word in found[slot]
-        ]
-        return ProblemsMeasured(rows[:PROBLEMS_MAX], max(0, len(rows) - PROBLEMS_MAX))
+            if host is not None and len(rows) < PROBLEMS_MAX:
+                words = words_of(marks[slot], states[slot])
+                rows += [(host.interface, host.vhid, host.labels.name, word) for word in words]
+        every = sum(counted(marks, states).values())
+        return ProblemsMeasured(rows[:PROBLEMS_MAX], max(0, every - PROBLEMS_MAX))
 
 
 class Rows:

@@ -19,6 +19,7 @@ from carp_fast.control.requests import (
     EventsRequest,
     ExplainRequest,
     MaintenanceRequest,
+    OverviewRequest,
     PreemptRequest,
     RecordRequest,
     ReloadRequest,
@@ -32,6 +33,7 @@ from carp_fast.control.server import Answer, Handler
 
 COMMANDS: dict[str, type[Request]] = {
     "status": StatusRequest,
+    "overview": OverviewRequest,
     "explain": ExplainRequest,
     "demote": DemoteRequest,
     "undemote": UndemoteRequest,
@@ -46,6 +48,7 @@ COMMANDS: dict[str, type[Request]] = {
 # something for root and the daemon's user, with a line in the audit log.
 ACCESS: dict[type[Request], Access] = {
     StatusRequest: READS,
+    OverviewRequest: READS,
     ExplainRequest: READS,
     RecordRequest: READS,
     EventsRequest: READS,  # the server's own command

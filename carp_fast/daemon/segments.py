@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from carp_fast.daemon.problems import BITS, marked
 from carp_fast.daemon.table import STATES
 from carp_fast.metrics.measured import SegmentMeasured
 
@@ -47,7 +48,7 @@ def _counted(
     """The virtual hosts of these interfaces, counted one by one."""
     states: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     seconds: Counter[tuple[str, str]] = Counter()
-    hearing = {slot for slot, words in tallies.problems() if "second_master" in words}
+    hearing = set(marked(tallies.problems(), BITS["second_master"]))
     for slot, vhid, state, _ in tallies.hosts(0, tallies.slots):
         host = hosts[slot]
         if host is None or host.vhid != vhid or host.interface not in interfaces:

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -289,6 +289,13 @@ class Status:
             tracks=[] if self._tracked is None else self._tracked.status(),
         )
 
+    def link(self, name: str) -> Literal["missing", "up", "down"]:
+        """Whether an interface exists, and has a link."""
+        now = self._network.now.get(name)
+        if now is None or not now.ifindex:
+            return "missing"
+        return "up" if now.up else "down"
+
     def _interface(self, number: int, name: str, counters: dict[str, int]) -> InterfaceStatus:
         now = self._network.now.get(name)
         sources = self._network.sources.get(name, NO_SOURCES)
@@ -296,7 +303,7 @@ class Status:
         return InterfaceStatus(
             name=name,
             ifindex=now.ifindex if now else 0,
-            link="missing" if not now or not now.ifindex else "up" if now.up else "down",
+            link=self.link(name),
             source=known_address(sources.ipv4),
             source6=known_address(sources.ipv6),
             send=self._sending.path_of(number),

@@ -82,7 +82,8 @@ class TableState(msgspec.Struct, forbid_unknown_fields=True):
 class Hosts:
     """The daemon's table: `hosts[slot]` is a virtual host or None, `states[slot]` its last state.
 
-    `names[number]` is an interface's name, `slots[number]` the slots of its virtual hosts.
+    `names[number]` is an interface's name, `slots[number]` the slots of its virtual hosts. `layout`
+    is another number whenever another virtual host has a slot, or none.
     """
 
     def __init__(self) -> None:
@@ -91,6 +92,7 @@ class Hosts:
         # By slot: a number that no other virtual host of this run has; 0 for a free slot.
         self.generations = array("Q")
         self._generation = 0
+        self.layout = 0
         self.names: list[str] = []
         self.slots: list[array[int]] = []
         # By slot: how often it was replaced, modulo 256. The engine counts the same.
@@ -138,6 +140,7 @@ class Hosts:
         self.generations = array("Q", bytes(8 * size))
         for slot in sorted(found):
             self.slots[self.number(found[slot].interface)].append(slot)
+        self.layout += 1
         self._retired = dict(places.retired)
         self.unsettled = {slot: set(texts) for slot, texts in places.retired.items()}
 
@@ -221,6 +224,7 @@ class Hosts:
         self._generation += 1
         self.generations[slot] = self._generation
         self.slots[number].append(slot)
+        self.layout += 1
         return slot
 
     def replace(self, slot: int, host: VirtualHost, retired: tuple[str, ...] = ()) -> None:
@@ -309,6 +313,7 @@ class Hosts:
             self.hosts[slot] = None
             self.states[slot] = INIT
             self.generations[slot] = 0
+            self.layout += 1
             heapq.heappush(self._free, slot)
 
     def only_now(self, slot: int, order: Callable[[], object]) -> Callable[[], None]:

@@ -70,7 +70,9 @@ def test_commands_of_members_of_the_group_read_and_those_of_root_change(
     assert carp_fast(daemon, "explain", "s1", "1", user=ALICE).returncode == 0
     refused = carp_fast(daemon, "demote", "20", "--reason", "test", user=ALICE)
     text = f"uid {ALICE.uid} may not give the command demote: only root may change anything;"
-    text += " allowed: events, explain, maintenance plan, maintenance show, record, status"
+    text += (
+        " allowed: events, explain, maintenance plan, maintenance show, overview, record, status"
+    )
     assert (refused.returncode, refused.stderr) == (1, f"carp-fast: {text}\n")
     assert carp_fast(daemon, "maintenance", "on", "--dry-run", user=ALICE).returncode == 0
     assert carp_fast(daemon, "maintenance", "on", user=ALICE).returncode == 1

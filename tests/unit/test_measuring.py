@@ -5,62 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from carp_fast.config.load import Configuration, Daemon
 from carp_fast.config.model import Labels
 from carp_fast.daemon import measuring
-from carp_fast.daemon.hooks import Hooks
-from carp_fast.daemon.measuring import Gathered, Measuring, Reloads
+from carp_fast.daemon.measuring import Reloads
 from carp_fast.metrics.measured import InterfaceMeasured, Measured, SegmentMeasured
-from carp_fast.net.interfaces import Interface
-from tests.support.scene import NOW_NS, Scene
+from tests.support.measured import Staged
+from tests.support.scene import NOW_NS
 from tests.support.segment import SECOND_NS
-
-ETH0 = Interface("eth0", 7, b"\x02\0\0\0\0\x01", True, ())
-
-
-class Staged:
-    """A scene with a Measuring of it."""
-
-    def __init__(self, by_group: Mapping[str, int], demoted: list[str]) -> None:
-        self.scene = scene = Scene()
-        scene.network.now = {"eth0": ETH0}
-        self.passes = 0
-        scene.hosts.demotion_groups = cast("Any", SimpleNamespace(demoted=lambda: demoted))
-        opened = SimpleNamespace(
-            hosts=scene.hosts,
-            orders=scene.orders,
-            pump=scene.orders.pump,
-            network=scene.network,
-            reports=scene.problems,
-            maintenance=SimpleNamespace(state=None, demotion=0),
-            demotions=SimpleNamespace(by_group=lambda: by_group),
-            tracked=SimpleNamespace(judged=list),
-            receive=SimpleNamespace(path="ring"),
-            status=SimpleNamespace(control=lambda: None),
-        )
-        scene.orders.room_for = self.room_for
-        hooks = Hooks(asyncio.get_running_loop())
-        configuration = Configuration(Path("/x"), (), Daemon(), [], ())
-        self.measuring = Measuring(
-            cast("Any", opened), hooks, Reloads(True, 5.0), lambda: configuration
-        )
-
-    async def room_for(self, count: int) -> None:
-        self.passes += 1
-        await asyncio.sleep(0)
-
-    async def gather(self) -> Gathered:
-        return await self.measuring.gather()
-
-    def measured(self, gathered: Gathered, *, problems: bool = True) -> Measured:
-        return self.measuring.measured(gathered, problems=problems)
 
 
 @pytest.fixture(autouse=True)

@@ -195,9 +195,6 @@ cdef class Tallies:
         return [(slot, tally.vhids[slot], tally.states[slot] - 1, tally.transitions[slot])
                 for slot in range(first, min(first + count, tally.slots)) if tally.states[slot]]
 
-    def problems(self) -> list:
-        """(slot, words) of every virtual host that has a problem of PROBLEM_WORDS."""
-        cdef const Tally* tally = &self.tally
-        cdef uint32_t slot
-        return [(slot, [word for bit, word in PROBLEM_WORDS.items() if tally.problems[slot] & bit])
-                for slot in range(tally.slots) if tally.problems[slot]]
+    def problems(self) -> bytes:
+        """By slot: what is wrong with its virtual host, bits of PROBLEM_WORDS."""
+        return <bytes>(<char*>self.tally.problems)[:self.tally.slots]
