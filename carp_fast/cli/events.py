@@ -63,7 +63,7 @@ def line_of(event: dict[str, Any]) -> str:
 
     if "track" in event:
         return _track_line(convert(event, TrackEvent))
-    return _state_line(convert(event, StateEvent))
+    return state_line(convert(event, StateEvent))
 
 
 def _track_line(event: TrackEvent) -> str:
@@ -73,7 +73,8 @@ def _track_line(event: TrackEvent) -> str:
     return f"{event.at} track {event.track}: {change}{does}: {event.last}"
 
 
-def _state_line(event: StateEvent) -> str:
+def state_line(event: StateEvent) -> str:
+    """A change of a virtual host's state."""
     change = f"{event.previous} -> {event.state} ({event.reason})"
     reasons = ", ".join(f"{word} {amount}" for word, amount in event.demotion.reasons.items())
     demoted = f", demoted by {event.demotion.total} ({reasons})" if reasons else ""

@@ -47,6 +47,7 @@ from carp_fast.cli.terminal import (
     writing,
 )
 from carp_fast.cli.upgrade import TIMEOUT_S, is_other_version, run_upgrade, upgrade
+from carp_fast.cli.watch import watch
 from carp_fast.standard import discard_output
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ main.add_command(preempt)
 main.add_command(maintenance)
 main.add_command(dump)
 main.add_command(events)
+main.add_command(watch)
 main.add_command(explain)
 main.add_command(record)
 main.add_command(replay)

@@ -174,7 +174,7 @@ def print_table(
         for row in (*header, *rows):
             print_text(tables.row_text(columns, natural, row))
         return
-    marks = _marks()
+    marks = marks_of_output()
     widths = tables.fit(columns, natural, room)
     coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     for row in header:
@@ -193,7 +193,7 @@ class Stream:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._room = terminal_width(sys.stdout)
-        self._stream = tables.Stream(columns, self._room, _marks().cut)
+        self._stream = tables.Stream(columns, self._room, marks_of_output().cut)
         self.line = self._stream.line
 
     def name_left_out(self) -> None:
@@ -207,7 +207,8 @@ def _name_left_out(names: list[str], room: int) -> None:
         print_prose(f"not shown on {room} columns: {', '.join(names)}")
 
 
-def _marks() -> tables.Marks:
+def marks_of_output() -> tables.Marks:
+    """The marks that the encoding of standard output has."""
     try:
         "".join(tables.UNICODE).encode(sys.stdout.encoding)
     except UnicodeEncodeError:

@@ -132,7 +132,10 @@ class Overviews:
             at=rfc3339(gathered.now_ns),
             marks=marks,
             hosts=having(marks).count(1),
-            kinds=counted(marks, self._hosts.states),
+            kinds={
+                "INIT" if word == "init" else word: count  # as the status has it
+                for word, count in counted(marks, self._hosts.states).items()
+            },
             first=await self._first(worst(marks, PROBLEMS_SHOWN)),
         )
 

@@ -85,6 +85,10 @@ class FakeDaemon:
         self.loop = uvloop.new_event_loop()
         handlers = {
             "status": Handler(dict, self.status, READS),
+            **{
+                command: Handler(dict, partial(self.given, command), READS)
+                for command in ("overview", "explain")
+            },
             "reload": Handler(dict, self.reload, CHANGES),
             "demote": Handler(dict, self.demote, CHANGES),
             "undemote": Handler(dict, self.demote, CHANGES),

@@ -104,6 +104,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.masters",
         "cli.replay",
         "cli.upgrade",
+        "cli.watch",
     }
     | {
         "cli.check",

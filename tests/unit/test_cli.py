@@ -60,7 +60,7 @@ def test_version_is_that_of_the_package() -> None:
 def test_help_names_every_command() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for name in ("run", "check", "status", "events", "reload", "secret", "demo", "dump"):
+    for name in ("run", "check", "status", "watch", "events", "reload", "secret", "dump"):
         assert re.search(rf"^  {name} +\w", result.output, re.MULTILINE), name
         assert invoke(name, "-h").exit_code == 0
 

@@ -141,8 +141,7 @@ def test_problems_are_those_of_the_status_the_worst_first(run: Any) -> None:
         kinds: dict[str, int] = {}
         for entry in entries:
             for kind in problem_kinds(entry):
-                word = kind.lower()
-                kinds[word] = kinds.get(word, 0) + 1
+                kinds[kind] = kinds.get(kind, 0) + 1
         assert found.problem_kinds == kinds
         assert (*found.problem_kinds,)[:2] == ("second_master", "bad_auth")
         assert (*found.problem_kinds,)[-1] == "demoted"

@@ -45,6 +45,7 @@ COMMANDS = {
     "secret encrypt --key key": 0,
     "status --control-socket none": 1,
     "events --control-socket none": 1,
+    "watch --control-socket none": 1,
     "explain eth0 1 --control-socket none": 1,
     "reload --control-socket none": 1,
 }
