@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from carp_fast.cli.sorting import DEFAULT_KEY, KEYS, order, sorted_json
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     control_path,
@@ -52,6 +53,13 @@ _STATE_STYLES = {"MASTER": "green", "BACKUP": "cyan", "INIT": "yellow"}
     is_flag=True,
     help="Only those with a problem: INIT, demoted, addresses, other masters, wrong digests.",
 )
+@click.option(
+    "--sort",
+    type=click.Choice(tuple(KEYS), case_sensitive=False),
+    metavar="KEY",
+    help=f"Their order: by {', '.join(KEYS)}. since: the last change first; demotion and problems:"
+    f" the largest number first.  [default: {DEFAULT_KEY}; with --json the daemon's order]",
+)
 def status(
     config: Path | None,
     control_socket: Path | None,
@@ -61,6 +69,7 @@ def status(
     vhid: int | None,
     state: str | None,
     problems: bool,
+    sort: str | None,
 ) -> None:
     """Shows every virtual host. State, since when, reason, addresses, peer."""
     from carp_fast.control.client import ControlClient
@@ -71,9 +80,11 @@ def status(
     try:
         if as_json:
             request = StatusRequest(interface, vhid, state, problems or None)
-            print_json(client.status_json(request))
+            document = client.status_json(request)
+            print_json(document if sort is None else sorted_json(document, sort, client.path))
         else:
             found = client.status(interface=interface, vhid=vhid, state=state, problems=problems)
+            found.virtual_hosts.sort(key=order(sort or DEFAULT_KEY))
             _print_status(found, problems)
     except ControlError as error:
         raise failure(error) from error
