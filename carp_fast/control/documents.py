@@ -96,6 +96,17 @@ class TrackEvent(msgspec.Struct, frozen=True, gc=False):
     hard: bool
 
 
+class EventsGap(msgspec.Struct, frozen=True, gc=False):
+    """Events that a reader may have missed: a line of `carp-fast events --json --reconnect`.
+
+    No daemon sends it. From `since` until `at` there was no stream; `gap`: why it ended.
+    """
+
+    at: str
+    since: str
+    gap: str
+
+
 # ------------------------------------------------------------------------------------------ status
 
 

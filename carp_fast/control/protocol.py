@@ -29,6 +29,7 @@ NOT_PERMITTED = "not_permitted"  # the user may not give this command
 USER_LIMIT = "user_limit"  # the user has as many connections as one user may have
 TOO_MANY_CLIENTS = "too_many_clients"  # all places are taken
 UPGRADED = "upgraded"  # another process serves the socket from now on: connect again
+BEHIND = "behind"  # a reader of events was too slow, and lost some: connect again
 INTERNAL = "internal"  # a fault of the daemon; its log has more
 
 

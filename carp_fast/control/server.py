@@ -27,6 +27,7 @@ from carp_fast.control.documents import ControlStatus
 from carp_fast.control.encoding import command_of, decoded, encoded_line
 from carp_fast.control.places import CLIENTS_MAX, Places
 from carp_fast.control.protocol import (
+    BEHIND,
     INTERNAL,
     UPGRADED,
     USER_LIMIT,
@@ -530,7 +531,7 @@ class ControlServer:
                     limit = (
                         f"dropped: this reader fell {connections.EVENTS_QUEUED_MAX} events behind"
                     )
-                    await client.refuse(f"{limit}, {subscription.lost} are lost")
+                    await client.refuse(f"{limit}, {subscription.lost} are lost", code=BEHIND)
                     return
                 if subscription.lines:
                     await client.send(subscription.take())
