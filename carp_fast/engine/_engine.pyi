@@ -103,7 +103,7 @@ class Engine:
     def export_state(self, buffer: Buffer) -> int:
         """Write the whole state into a writable buffer, for another engine; how many bytes.
 
-        It has the digests' midstates, but no passphrase: whoever reads it can sign. Raises
+        It has no passphrase and no key but those that were replaced lately, as midstates. Raises
         ValueError if there is less room than state_size(), or if a change of an address has no
         outcome yet.
         """
@@ -115,7 +115,6 @@ class Engine:
         *,
         slots: Sequence[int] | None = None,
         interfaces: Sequence[int] | None = None,
-        grace_ns: int = 0,
     ) -> Placed:
         """Let the hosts, which were added, go on where those of another engine were.
 
@@ -123,8 +122,7 @@ class Engine:
         slot, the slot here; `interfaces`: by former interface number, the number here; -1, and what
         is beyond the end: not here. Without `slots` a host goes on in the one with its interface,
         vhid and group, or if only one has its interface and vhid, in that; without `interfaces` the
-        numbers are the same. `grace_ns`: how long digests of the former key are accepted, if the
-        host's key is another one.
+        numbers are the same. `slots` as an array("i") costs no time of its own.
 
         Nothing is announced, no address is asked for but those that a MASTER has here only, and no
         state is reported; the reports so far are dropped. Every group is reported once. Raises

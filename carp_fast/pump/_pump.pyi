@@ -81,7 +81,6 @@ class Pump:
         *,
         slots: Sequence[int] | None = None,
         interfaces: Sequence[int] | None = None,
-        grace_ns: int = 0,
     ) -> Placed:
         """Go on, before the start, from the state of another process; see Engine.assume_state().
 

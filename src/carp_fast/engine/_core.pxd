@@ -198,6 +198,9 @@ cdef struct Core:
     Interface* interfaces
     uint32_t* index                 # interface x 256 + vhid -> slot + 1
     uint32_t slots                  # highest slot ever used + 1
+    uint32_t used                   # virtual hosts that are there
+    uint64_t addresses              # ... of all of these
+    uint64_t former_keys            # ... and room for their former keys
     Group* groups                   # by number
     uint32_t group_count            # the highest number ever used + 1
     uint16_t first_due              # the groups with something due, 0: none
@@ -268,6 +271,12 @@ cdef inline void queue_push(Queue* queue, uint32_t slot) noexcept nogil:
     """Append a slot; the caller makes sure that no slot is in a queue twice."""
     queue.slots[queue.tail] = slot
     queue.tail = queue.tail + 1 if queue.tail + 1 < queue.capacity else 0
+
+
+cdef inline void count_block(Core* core, const Block* block, int sign) noexcept nogil:
+    """Count a block that a host has now, sign 1, or has no more, -1."""
+    core.addresses += sign * <int64_t>block.address_count
+    core.former_keys += sign * <int64_t>(block.alternate_count - block.permanent_count)
 
 
 cdef inline Source* core_source(const Core* core, uint32_t slot, uint32_t which) noexcept nogil:

@@ -436,6 +436,8 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     elif at == slot:
         core.hosts[before].next_same = host.next_same
     core.interfaces[host.interface].hosts -= 1
+    core.used -= 1
+    count_block(core, host.block, -1)
     wheel_disarm(&core.wheel, slot)
     wheel_disarm(&core.upkeep, slot)
     core.shortest_left |= vhid_least_interval_ns(host) <= core.shortest_ns

@@ -399,15 +399,14 @@ cdef class Engine:
         """
         return state_write(&self.core, NULL, buffer)
 
-    def assume_state(self, state, int64_t now_ns, *, slots=None, interfaces=None,
-                     int64_t grace_ns=0):
+    def assume_state(self, state, int64_t now_ns, *, slots=None, interfaces=None):
         """Let the hosts, which were added, go on where those of another engine were: a Placed.
 
         See the stub. Raises ValueError, and then nothing has changed.
         """
         self.take_reports()
         return state_place(&self.core, state if isinstance(state, State) else State(state), slots,
-                           interfaces, grace_ns, now_ns)
+                           interfaces, now_ns)
 
     def take_actions(self, int64_t now_ns, errors=None, *, bint busy=False) -> list:
         """Carry out all that is queued, as a network without faults would.

@@ -13,14 +13,14 @@ from carp_fast.engine._vhid cimport SOURCES, vhid_source, VirtualHost
 
 # The fields of VirtualHost that are not handed over, and why.
 REBUILT = {
-    "block": "keys, addresses and outputs are the successor's; keys and address have tables",
+    "block": "addresses and outputs are the successor's; address and former keys have tables",
     "sources": "a place in the successor's memory; source is a table",
     "sources_apart": "as sources",
     "next_same": "the index of the successor's table",
     "recorded": "a recording begins anew",
     "held": "counted from the addresses",
     "demotion": "the sum of ordered",
-    "key": "made from the successor's configuration; key is a table",
+    "key": "made from the successor's configuration",
     "configured": "the successor's configuration; what orders change of it has rows",
     "mac": "written with the frames",
     "asked": "0: nothing is handed over before every change has its outcome",

@@ -10,15 +10,14 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast.engine._actions cimport begin_announcing, may_release
 from carp_fast.engine._assume cimport assume
 from carp_fast.engine._core cimport (
-    Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch, HostsCopy,
-    Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH,
-    ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
+    Core, core_source, count_block, engine_plan_upkeep, engine_record, engine_redirect,
+    engine_touch, HostsCopy, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT,
+    ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_DEMOTE,
+    ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
     ORDER_TELL_GROUPS, ORDER_VERIFY, Order, ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask,
     engine_done, engine_grow_reports, engine_release, engine_return, engine_set_deadline,
-    verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD,
-    ORDER_TALLY)
+    verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD, ORDER_TALLY)
 from carp_fast.engine._demotions cimport demote, join
 from carp_fast.engine._fields cimport Checkpoint
 from carp_fast.engine._grace cimport keep_old_keys
@@ -135,6 +134,8 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     host.next_same = first[0] - 1           # 0 - 1 is NOBODY
     first[0] = order.slot + 1
     core.interfaces[host.interface].hosts += 1
+    core.used += 1
+    count_block(core, host.block, 1)
     if order.slot >= core.slots:
         core.slots = order.slot + 1
     note_shortest(core, host)
@@ -240,6 +241,8 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
                 block.addresses[i].error = host.block.addresses[j].error
                 block.addresses[i].routed = host.block.addresses[j].routed
     keep_routes(block)
+    count_block(core, host.block, -1)
+    count_block(core, block, 1)
     engine_return(core, NOBODY, host.block, now_ns)
     host.block = block
     host.configuration = <uint8_t>(host.configuration + 1)

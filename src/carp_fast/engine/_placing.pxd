@@ -6,6 +6,5 @@ from carp_fast.engine._core cimport Core
 from carp_fast.engine._state cimport State
 from carp_fast.engine._tables cimport Pumped
 
-cdef object state_place(Core* core, State state, slots, interfaces, int64_t grace_ns,
-                        int64_t now_ns)
+cdef object state_place(Core* core, State state, slots, interfaces, int64_t now_ns)
 cdef int pumped_get(State state, Pumped* pumped) except -1

@@ -19,7 +19,7 @@ from carp_fast.engine._tables cimport (
     IN_ADVERTISE, IN_ADVERTISE_FIRST, IN_ANNOUNCE, IN_CHANGE, IN_OWED, OF_ABSENCE,
     OF_ADDRESS, OF_ENGINE, OF_HOST, OF_INTERFACE, OF_KEY, OF_QUEUED, OF_RECEIVER, OF_REJECTION,
     OF_SOURCE, OF_TURN, Queued, QUEUES, RECEIVERS, TABLES)
-from carp_fast.engine._vhid cimport AlternateKey, Block, IN_USE, SOURCES, vhid_source, VirtualHost
+from carp_fast.engine._vhid cimport IN_USE, SOURCES, vhid_source, VirtualHost
 from carp_fast.engine._wheel cimport NOBODY
 
 from carp_fast.engine._tables import SECTION_WORDS, WORDS
@@ -54,7 +54,6 @@ cdef struct Row:                # a word has the width 0, and its number in the 
     uint32_t unused
 
 cdef bytes MAGIC = b"carpfast"
-cdef int64_t FOREVER_NS = 0x7fffffffffffffff
 cdef bytes WORDS_PART = b"words"
 
 
@@ -95,6 +94,17 @@ cdef void part_get(const Part* part, uint64_t which, void* to) noexcept nogil:
                part.runs[k].length)
 
 
+cdef uint32_t part_field(const Part* part, size_t struct_at) noexcept nogil:
+    """Where in a record the field at this place of its struct is, or NO_FIELD."""
+    cdef const Run* run
+    cdef uint32_t k
+    for k in range(part.run_count):
+        run = &part.runs[k]
+        if run.struct_at <= struct_at < run.struct_at + run.length:
+            return run.record_at + <uint32_t>struct_at - run.struct_at
+    return NO_FIELD
+
+
 cdef inline void part_add(Part* part, uint32_t of, const void* what) noexcept nogil:
     """Write the next record; there is room for it."""
     cdef uint8_t* record = part.bytes + part.count * part.stride
@@ -118,37 +128,20 @@ cdef const Queue* queue_of(const Core* core, int number) noexcept nogil:
     return &core.announce if number == IN_ANNOUNCE else &core.repeat
 
 
-cdef uint32_t interfaces_of(const Core* core) noexcept nogil:
-    """How many interface numbers are in use: the highest one plus 1."""
-    cdef uint32_t count = core.interface_count, slot
-    for slot in range(core.slots):
-        if core.hosts[slot].flags & IN_USE and core.hosts[slot].interface >= count:
-            count = <uint32_t>core.hosts[slot].interface + 1
-    return count
-
-
 cdef uint64_t lay_out(const Core* core, Part* parts, uint64_t begin) noexcept nogil:
     """Give every part its place behind `begin`, with room for all records that there can be: the
     length of all. Its `bytes` are offsets, and nothing is counted yet.
     """
     cdef uint64_t room[SECTIONS]
-    cdef const Block* block
-    cdef uint32_t slot, hosts = 0
     cdef int part
-    memset(room, 0, sizeof(room))
-    for slot in range(core.slots):
-        block = core.hosts[slot].block
-        if core.hosts[slot].flags & IN_USE and block != NULL:
-            hosts += 1
-            room[<int>OF_ADDRESS] += block.address_count
-            room[<int>OF_KEY] += block.alternate_count + 1
     room[<int>OF_ENGINE] = room[<int>OF_TURN] = 1
     room[<int>OF_ABSENCE] = ABSENCES
-    room[<int>OF_INTERFACE] = interfaces_of(core)
-    room[<int>OF_REJECTION] = room[<int>OF_INTERFACE] * REJECTIONS
-    room[<int>OF_HOST] = hosts
-    room[<int>OF_SOURCE] = hosts * SOURCES
-    room[<int>OF_QUEUED] = hosts * QUEUES_OF_A_HOST
+    room[<int>OF_INTERFACE] = core.interface_count
+    room[<int>OF_REJECTION] = core.interface_count * REJECTIONS
+    room[<int>OF_HOST] = core.used
+    room[<int>OF_SOURCE] = core.used * SOURCES
+    room[<int>OF_ADDRESS], room[<int>OF_KEY] = core.addresses, core.former_keys
+    room[<int>OF_QUEUED] = core.used * QUEUES_OF_A_HOST
     room[<int>OF_RECEIVER] = RECEIVERS
     for part in range(SECTIONS):
         make_runs(&parts[part], &TABLES[part])
@@ -180,7 +173,7 @@ cdef void write_interfaces(const Core* core, Part* parts) noexcept nogil:
     cdef const Interface* interface
     cdef const Rejection* rejection
     cdef uint32_t number, k
-    for number in range(interfaces_of(core)):
+    for number in range(core.interface_count):
         interface = &core.interfaces[number]
         part_add(&parts[<int>OF_INTERFACE], number, interface)
         for k in range(REJECTIONS):                     # the oldest first
@@ -190,18 +183,15 @@ cdef void write_interfaces(const Core* core, Part* parts) noexcept nogil:
 
 
 cdef void write_host(Part* parts, uint32_t slot, const VirtualHost* host) noexcept nogil:
-    """Write a host, its sources, its addresses and its keys, its own first."""
+    """Write a host, its sources, its addresses, and the former keys that it accepts for a while."""
     cdef uint32_t place = <uint32_t>parts[<int>OF_HOST].count, k
-    cdef AlternateKey own
     part_add(&parts[<int>OF_HOST], slot, host)
     for k in range(SOURCES):
         if vhid_source(host, k).family:                 # also one that is free again
             part_add(&parts[<int>OF_SOURCE], place * SOURCES_APART + k, vhid_source(host, k))
     for k in range(host.block.address_count):
         part_add(&parts[<int>OF_ADDRESS], place, &host.block.addresses[k])
-    own.key, own.until_ns = host.key, FOREVER_NS
-    part_add(&parts[<int>OF_KEY], place, &own)
-    for k in range(host.block.alternate_count):
+    for k in range(host.block.permanent_count, host.block.alternate_count):
         if host.block.alternates[k].until_ns:
             part_add(&parts[<int>OF_KEY], place, &host.block.alternates[k])
 

@@ -11,4 +11,4 @@ cdef int freeze(PumpState* pump, bint running, double timeout_s) except -1
 cdef int resume(PumpState* pump, bint running) except -1
 cdef list marks_of(const PumpState* pump)
 cdef int64_t write_state(PumpState* pump, buffer) except -1
-cdef object assume_state(PumpState* pump, State state, slots, interfaces, int64_t grace_ns)
+cdef object assume_state(PumpState* pump, State state, slots, interfaces)

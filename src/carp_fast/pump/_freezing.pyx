@@ -183,13 +183,12 @@ cdef int64_t write_state(PumpState* pump, buffer) except -1:
         count_refusals(pump, -1)
 
 
-cdef object assume_state(PumpState* pump, State state, slots, interfaces, int64_t grace_ns):
+cdef object assume_state(PumpState* pump, State state, slots, interfaces):
     """Let the hosts go on from a state, and the turn from that of its pump: a Placed."""
     cdef ReceiverState here[RECEIVERS]
     cdef Pumped pumped
     pumped_get(state, &pumped)
-    placed = state_place(pump.turn.core, state, slots, interfaces, grace_ns,
-                         clock_ns(CLOCK_MONOTONIC))
+    placed = state_place(pump.turn.core, state, slots, interfaces, clock_ns(CLOCK_MONOTONIC))
     map_interfaces(pump)
     memset(here, 0, sizeof(here))
     name_receivers(pump, here)

@@ -294,7 +294,7 @@ cdef class Pump:
             raise RuntimeError("the pump is not frozen")
         return write_state(self.state, buffer)
 
-    def assume_state(self, state, *, slots=None, interfaces=None, int64_t grace_ns=0):
+    def assume_state(self, state, *, slots=None, interfaces=None):
         """Go on, before the start, from the state of another process: a Placed."""
         if self.running:
             raise RuntimeError("the pump is running")
@@ -302,7 +302,7 @@ cdef class Pump:
         while self.take_reports():
             pass
         return assume_state(self.state, state if isinstance(state, State) else State(state), slots,
-                            interfaces, grace_ns)
+                            interfaces)
 
     def carry_out_orders(self) -> None:
         """Carry out the orders given so far, before the start, without a turn."""

@@ -121,7 +121,7 @@ cdef int upgrade(World* world, Machine* machine) except? -1:
         machine.core.wake_tick_ns = former.wake_tick_ns
         add_hosts(world, &former, &machine.core, now_ns)
         machine.core.reports.head = machine.core.reports.tail   # of hosts that only began
-        placed = state_place(&machine.core, State(room), list(range(former.slots)), None, 0, now_ns)
+        placed = state_place(&machine.core, State(room), list(range(former.slots)), None, now_ns)
         if placed.added or placed.gone or placed.unheld:
             broken(world, UPGRADE_CHANGED, machine_number(world, machine), 0, -2)
         compare(world, machine, &former)
