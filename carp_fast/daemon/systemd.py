@@ -1,7 +1,8 @@
 """Messages to the service manager: sd_notify and log lines on stderr.
 
-Implements the notification protocol of systemd (sd_notify(3), without its library) and the three
-forms of a log line. Must not know what the daemon does, nor when a message is due.
+Implements the notification protocol of systemd (sd_notify(3), without its library) and two of the
+three forms of a log line; journal.py has the third. Must not know what the daemon does, nor when a
+message is due.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TextIO
 
 import msgspec
 
+from carp_fast.daemon.journal import JournalFormatter
 from carp_fast.daemon.outlet import OutletHandler
 from carp_fast.standard import STDERR
 
@@ -28,15 +30,6 @@ NOTIFY_WAIT_S = 1.0
 """How long a message that must arrive (READY, RELOADING, STOPPING) may wait for a full socket."""
 
 LOG_FORMATS = ("text", "json", "journal")
-
-# The priorities of syslog(3), which sd-daemon(3) reads from "<N>" at the start of a line.
-_PRIORITIES = (
-    (logging.CRITICAL, 2),
-    (logging.ERROR, 3),
-    (logging.WARNING, 4),
-    (logging.INFO, 6),
-    (logging.NOTSET, 7),
-)
 
 
 class Systemd:
@@ -202,16 +195,6 @@ class TextFormatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """The record's time, RFC 3339 in UTC."""
         return rfc3339(int(record.created * 1000))
-
-
-class JournalFormatter(logging.Formatter):
-    """Formats ``<4>eth0/7: text``: a priority before each line; the journal adds the time."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as lines of sd-daemon(3)."""
-        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
-        lines = super().format(record).splitlines() or [""]
-        return "\n".join(f"<{priority}>{line}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
