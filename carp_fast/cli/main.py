@@ -110,7 +110,8 @@ main.add_command(upgrade)
 @click.option(
     "--log-format",
     type=click.Choice(("text", "json", "journal")),
-    help='Format of the log on stderr.  [default: "journal" if stderr is the journal, else "text"]',
+    help='Format of the log on stderr; "journal": entries of journald, with fields.'
+    '  [default: "journal" if stderr is the journal, else "text"]',
 )
 @click.option(
     "--log-level",
@@ -133,6 +134,7 @@ def run(
     """
     from carp_fast.config.load import ConfigurationError
     from carp_fast.daemon import run as own_process
+    from carp_fast.daemon.journal import ENDS
     from carp_fast.daemon.systemd import start_logging
 
     chosen = start_logging(log_format, logging.getLevelName(log_level.upper()))
@@ -145,7 +147,7 @@ def run(
             raise Failure(*(prefix + line for line in lines)) from error
         # With another log format the reason has that format as well.
         for line in lines:
-            logger.error("%s", line)
+            logger.error("%s", line, extra=ENDS)
         code = 1
     context.exit(code)
 

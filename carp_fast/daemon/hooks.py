@@ -501,8 +501,10 @@ class Hooks:
         error: BaseException | None = None,
     ) -> None:
         """Logs a line about a hook; `kind` and `error` as in HostLog.log()."""
-        what = job.what
-        self._host_log.log(level, job.name, f"{what}: {text}", f"{what}: {kind or text}", error)
+        what, name = job.what, job.hook.environment.get("CARP_NAME")
+        line, kind = f"{what}: {text}", f"{what}: {kind or text}"
+        fields = {"name": name} if name else {}
+        self._host_log.log(level, job.name, line, kind, error=error, fields=fields)
 
     def finished(self, run: _Run, result: HookResult) -> None:
         """Handles the end of a run: the next of its key may start."""

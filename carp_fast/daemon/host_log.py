@@ -7,7 +7,8 @@ service that logs too many, important ones included. Must not know what a line m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,7 @@ SUMMARIES_A_SECOND = 1000  # of one level; further interfaces share one, with al
 KINDS_MAX = 10  # of lines that a summary distinguishes
 NAMED_MAX = 3  # so few virtual hosts are named in a summary, more are counted
 PERIOD_S = 1.0
+NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 class _Kind:
@@ -49,12 +51,15 @@ class HostLog:
         name: str,
         text: str,
         kind: str = "",
+        *,
         error: BaseException | None = None,
+        fields: Mapping[str, str] = NO_FIELDS,
     ) -> None:
         """Logs that `text` is the case for the virtual host `name` ("eth0/7").
 
         `kind`: what a summary has in place of `text`, for texts that differ in details; `error`:
-        its traceback follows the line.
+        its traceback follows the line. `fields`: what the formats with fields have besides the
+        interface and the vhid.
         """
         if not logger.isEnabledFor(level):
             return
@@ -62,8 +67,9 @@ class HostLog:
             self._waiting = True
             self._call_later(PERIOD_S, self._on_period)
         interface, _, vhid = name.rpartition("/")
-        # For the JSON format, see systemd.JsonFormatter.
-        extra = {"interface": interface, "vhid": int(vhid) if vhid.isdecimal() else None}
+        # For the formats with fields, see systemd.JsonFormatter and journal.JournalHandler.
+        number = {"vhid": int(vhid)} if vhid.isdecimal() else {}
+        extra = {"carp": {"interface": interface, **number, **fields}}
         logged = self._logged.get(level, 0)
         if logged < LINES_A_SECOND:
             self._logged[level] = logged + 1

@@ -170,6 +170,11 @@ class OutletHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    @property
+    def waiting(self) -> int:
+        """The number of bytes that wait for the reader."""
+        return self._outlet.waiting
+
     def flush(self) -> None:
         """Waits at most FLUSH_S for a reader."""
         self._outlet.flush()

@@ -50,6 +50,11 @@ def rfc3339(monotonic_ns: int) -> str:
     return systemd.rfc3339((monotonic_ns + time.time_ns() - time.monotonic_ns()) // 1_000_000)
 
 
+def named(host: VirtualHost | None) -> dict[str, str]:
+    """The name of a virtual host, if it has one, as a field of its log lines."""
+    return {"name": host.labels.name} if host is not None and host.labels.name else {}
+
+
 def log_lines(level: int, line: str, every: Sequence[tuple[str, ...]]) -> None:
     """Logs a line for each, and beyond FOREIGN_LOGGED_MAX one with the number of the others."""
     for each in every[:FOREIGN_LOGGED_MAX]:
@@ -219,7 +224,9 @@ class Reports:
         heard = f" from {peer}" if peer and reason in PEER_REASONS else ""
         change = state if state == previous else f"{previous} -> {state}"
         group = self._hosts.group_status(host)
-        self._manner.host_log.log(logging.INFO, host.name, f"{change} ({reason}{heard})")
+        fields = {"state": state, "previous": previous, "reason": reason, **named(host)}
+        line = f"{change} ({reason}{heard})"
+        self._manner.host_log.log(logging.INFO, host.name, line, fields=fields)
         event = StateEvent(
             rfc3339(at_ns),
             host.interface,
@@ -368,7 +375,8 @@ class Reports:
         return self._hosts.address(report.slot, report.address, report.configuration)
 
     def _log(self, level: int, slot: int, text: str, kind: str = "") -> None:
-        self._manner.host_log.log(level, self._hosts.name(slot), text, kind)
+        name, fields = self._hosts.name(slot), named(self._hosts.hosts[slot])
+        self._manner.host_log.log(level, name, text, kind, fields=fields)
 
     def _log_address(self, level: int, slot: int, line: str, address: str) -> None:
         kind = line.replace("address {}", "{}").format("an address")

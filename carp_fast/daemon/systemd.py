@@ -20,7 +20,7 @@ from typing import TextIO
 
 import msgspec
 
-from carp_fast.daemon.journal import JournalFormatter
+from carp_fast.daemon.journal import JournalFormatter, JournalHandler
 from carp_fast.daemon.outlet import OutletHandler
 from carp_fast.standard import STDERR
 
@@ -208,9 +208,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name in ("interface", "vhid"):
-            if (value := getattr(record, name, None)) is not None:
-                line[name] = value
+        line.update(getattr(record, "carp", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
@@ -233,19 +231,28 @@ def start_logging(
 ) -> str:
     """Sends every log record to stderr (or `stream`) in one of LOG_FORMATS; returns which.
 
-    Nothing waits for whoever reads stderr, see outlet.py.
+    Nothing waits for whoever reads stderr, see outlet.py. With "journal" records go to journald
+    itself, and to stderr what it does not take, see journal.py; to `stream` all do.
 
     None: "journal" if stderr is the journal, otherwise "text". Replaces what was set up before.
     """
+    in_journal = stderr_is_journal()
     if log_format is None:
-        log_format = "journal" if stderr_is_journal() else "text"
+        log_format = "journal" if in_journal else "text"
     formatters = {"text": TextFormatter, "json": JsonFormatter, "journal": JournalFormatter}
-    handler = logging.StreamHandler(stream) if stream is not None else OutletHandler(STDERR)
-    handler.setFormatter(formatters[log_format]())
+    handler: logging.Handler
+    if stream is not None:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(formatters[log_format]())
+    else:
+        handler = outlet = OutletHandler(STDERR)
+        outlet.setFormatter(formatters[log_format]())
+        if log_format == "journal":
+            handler = JournalHandler(outlet, ends_on_stderr=in_journal)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-        if isinstance(old, OutletHandler):
+        if isinstance(old, OutletHandler | JournalHandler):
             old.close()
     root.addHandler(handler)
     root.setLevel(level)

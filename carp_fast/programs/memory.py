@@ -17,6 +17,7 @@ from carp_fast.closing import Closing
 from carp_fast.errors import CarpFastError
 
 MFD_NOEXEC_SEAL = 0x0008  # not in the module os; Linux 6.3 has it, and logs that it is missing
+_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -24,9 +25,14 @@ class SealError(CarpFastError):
     """Raised when received memory is not sealed, or larger than allowed; one line says why."""
 
 
-def sealed(name: str, parts: Iterable[bytes | bytearray | memoryview]) -> int:
-    """A file descriptor of sealed memory with these parts, one after the other. Raises OSError."""
-    descriptor = created(name)
+def sealed(
+    name: str, parts: Iterable[bytes | bytearray | memoryview], *, exactly: bool = False
+) -> int:
+    """A file descriptor of sealed memory with these parts, one after the other. Raises OSError.
+
+    `exactly`: with SEALS and no other, for receivers that compare; older journalds do.
+    """
+    descriptor = os.memfd_create(name, _FLAGS) if exactly else created(name)
     try:
         for part in parts:
             rest = memoryview(part).cast("B")
@@ -98,10 +104,9 @@ class Sealed(Closing):
 
 def created(name: str) -> int:
     """A file descriptor of empty memory that can be sealed. Raises OSError."""
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
-        return os.memfd_create(name, flags | MFD_NOEXEC_SEAL)
+        return os.memfd_create(name, _FLAGS | MFD_NOEXEC_SEAL)
     except OSError as error:
         if error.errno != errno.EINVAL:  # of an older kernel
             raise
-        return os.memfd_create(name, flags)
+        return os.memfd_create(name, _FLAGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,7 +16,7 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.lab.lab import Host, Lab, LabError, wait_for
 from carp_fast.lab.observer import Key, Observer
 from tests.support.daemons import PASSPHRASE
-from tests.support.managed import UNIT, ManagedDaemon, ManagedMachine, missing
+from tests.support.managed import THERE, UNIT, ManagedDaemon, ManagedMachine, missing
 from tests.support.recording import advertisement_socket
 from tests.support.segment import carp_digest, ip
 
@@ -41,6 +42,14 @@ ExecStop=ip link set s1 down
 WantedBy=multi-user.target
 """
 # Starts carp-fast when there is a line to read.
+LONG_ENTRY = f"""
+import logging, sys
+sys.path.insert(0, "{THERE}")
+from carp_fast.daemon import journal, systemd
+journal.SEND_BUFFER_BYTES = 4096
+systemd.start_logging("journal")
+logging.critical("%s", "long\\n" * 50_000)
+"""
 HELD = """#!/bin/sh
 read -r line < /run/held && exec /usr/bin/carp-fast run
 """
@@ -129,6 +138,17 @@ def test_the_main_process_is_the_daemon_and_the_journal_has_its_lines(service: S
     assert levels["s1/1: MASTER -> INIT (resigned)"] == 6
     assert not [message for message in levels if message.startswith("<")]
     assert {entry["_SYSTEMD_UNIT"] for entry in ours} == {UNIT}
+    query = ("CARP_VHID=2", "CARP_STATE=MASTER", f"_PID={pid}", "--output=json", "--no-pager")
+    (taken_over,) = map(json.loads, machine.run("journalctl", *query).stdout.splitlines())
+    assert taken_over["MESSAGE"] == "s1/2: BACKUP -> MASTER (master_down)"
+    assert taken_over["CARP_INTERFACE"] == "s1"
+    assert taken_over["SYSLOG_IDENTIFIER"] == "carp-fast"
+    # What is too long for a datagram, from the memory in which journald gets it.
+    python = (machine.root / "usr/bin/carp-fast").read_text().partition("\n")[0].removeprefix("#!")
+    machine.run(python, "-c", LONG_ENTRY)
+    machine.run("journalctl", "--sync")
+    long = ("--identifier=carp-fast", "PRIORITY=2", "--output=cat", "--no-pager")
+    assert machine.run("journalctl", *long).stdout == "long\n" * 50_000 + "\n"
 
 
 # -- reload

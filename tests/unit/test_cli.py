@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 import carp_fast.daemon
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
+from carp_fast.daemon import journal
 
 DEADLINE_S = 60.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
@@ -228,8 +229,12 @@ class StartError(Exception):
 
 
 @pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
-    """Stands in for carp_fast.daemon.run; what `run` changes in logging is put back."""
+def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[types.SimpleNamespace]:
+    """Stands in for carp_fast.daemon.run; what `run` changes in logging is put back.
+
+    There is no journald.
+    """
+    monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "no-journal"))
     root = logging.getLogger()
     handlers, level, last_resort = root.handlers[:], root.level, logging.lastResort
     stand_in = types.SimpleNamespace(StartError=StartError, calls=[], result=0)

@@ -103,6 +103,9 @@ def test_lines_in_json_have_interface_and_vhid(caplog: pytest.LogCaptureFixture)
     assert (line["message"], line["interface"], line["vhid"]) == (
         f"eth0.7/255: {TAKEN}", "eth0.7", 255
     )  # fmt: skip
+    log.log(INFO, "eth0.7/255", TAKEN, fields={"state": "MASTER", "name": "web"})
+    line = json.loads(JsonFormatter().format(caplog.records[-1]))
+    assert (line["vhid"], line["state"], line["name"]) == (255, "MASTER", "web")
 
 
 def test_lines_with_details_are_counted_by_their_kind(caplog: pytest.LogCaptureFixture) -> None:

@@ -263,7 +263,7 @@ def test_journal_prefixes_every_line(log: logging.Logger) -> None:
 def test_a_json_line_has_the_fields_of_the_message(log: logging.Logger) -> None:
     stream = io.StringIO()
     start_logging("json", logging.INFO, stream)
-    log.info("eth0/7: %s", 'a "b"\nc', extra={"interface": "eth0", "vhid": 7})
+    log.info("eth0/7: %s", 'a "b"\nc', extra={"carp": {"interface": "eth0", "vhid": 7}})
     try:
         raise ValueError("x")
     except ValueError:
