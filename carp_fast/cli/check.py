@@ -43,6 +43,7 @@ def check(config: Path | None, quiet: bool) -> None:
     from carp_fast.control.client import daemon_pid
     from carp_fast.daemon.plan import plan, taken
     from carp_fast.daemon.user import faults_of, plan_of
+    from carp_fast.replay.recording import budget
 
     try:
         configuration = load(config or DEFAULT_CONFIGURATION, without_credentials=True)
@@ -63,6 +64,8 @@ def check(config: Path | None, quiet: bool) -> None:
     print_table(columns(map(str.upper, header), IMPORTANCE, SHORTENED), rows)
     if planned.ring_bytes:
         print_prose(f"memory: {planned.ring_bytes / (1 << 20):,.1f} MiB for frames received")
+    record, rate = configuration.daemon.record, planned.advertisements_per_s
+    print_prose(f"recording: {budget(record, planned.virtual_hosts, rate)}")
     print_prose(f"sent by: {planned.send}: {planned.send_reason}")
     if user := plan_of(configuration):
         print_prose(f"user: {user}")
@@ -75,10 +78,7 @@ def _doubts(configuration: Configuration) -> Iterator[str]:
     """What would not work as configured: on the interfaces of this host, and by a limit."""
     from carp_fast.daemon import control_group, present, surroundings
     from carp_fast.net.interfaces import LinkError, read_interfaces
-    from carp_fast.replay.recording import too_few
 
-    if warning := too_few(configuration.daemon.record, len(configuration.virtual_hosts)):
-        yield warning
     yield from control_group.doubts(configuration)
     try:
         interfaces = read_interfaces()

@@ -392,7 +392,7 @@ class Daemon:
     async def _record(self, request: RecordRequest) -> Answer:
         opened = self._opened
         if not opened.record_capacity:
-            raise ControlError("nothing is recorded: daemon.record is 0, or too few (see the log)")
+            raise ControlError("nothing is recorded: daemon.record is 0")
         return await recordings.answer(request, opened.hosts, opened.orders, opened.worker)
 
     def _on_reload_wanted(self) -> None:

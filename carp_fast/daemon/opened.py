@@ -102,8 +102,6 @@ class Opened(Closing):
         self.demotions = Demotions(kept, worker)
         records, count = configuration.daemon.record, len(configuration.virtual_hosts)
         self.record_capacity = recordings.capacity(records, count)
-        if warning := recordings.too_few(records, count):
-            logger.warning("%s", warning)
         with ExitStack() as opened:
             try:
                 self._open_sockets(opened, configuration, privileges.interfaces_fd)

@@ -8,7 +8,7 @@ from carp_fast.engine.keys import ALL_KEYS as ALL_KEYS
 RECORD_WORDS: tuple[str, ...]
 ORDERED_WORDS: tuple[str, ...]
 RECORD_BYTES: int
-CHECKPOINT_RECORDS: int
+CHECKPOINT_RECORDS_MAX: int
 FLAG_WORDS: dict[str, int]
 PENDING_WORDS: dict[str, int]
 ADDRESS_WORDS: dict[str, int]

@@ -24,6 +24,7 @@ from carp_fast.config.model import AnnounceRate
 from carp_fast.control.documents import RecordingHead
 from carp_fast.control.requests import RecordRequest
 from carp_fast.control.slices import document_slices, in_slices
+from carp_fast.engine._recorder import RECORD_BYTES
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.engine.keys import ALL_KEYS, KEYS
 from carp_fast.inet import address_text, mac_text, prefix_text
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
 RECORDS_MIN = 1024
 USUAL_PACE = list(msgspec.structs.astuple(AnnounceRate()))
 TICK_NS = 1_000_000  # resolution of the engine's deadlines
-# For each half of the ring, the state of a host is written if it has records there. With fewer
-# records per host than this, a recording covers only seconds, and writing states costs more than a
-# tenth of checking an advertisement (measured: 7 % with 64, 85 % with 16).
-RECORDS_A_HOST = 64
+# The ring grows to as many records for each virtual host. In each half of the ring a host's state
+# is written before its first record there: with fewer, states would take most of room and time.
+RECORDS_A_HOST = 32
+STATE_RECORDS = 8  # that a host's state takes, or fewer, unless it remembers many sources
 RECORDS_A_SLICE = 4096  # copied by the pump at a time: 256 KiB
 # Settings that the engine's record of a state does not contain, with their defaults.
 DESTINATIONS = (
@@ -83,20 +84,22 @@ class Copy(NamedTuple):
 
 
 def capacity(records: int, hosts: int) -> int:
-    """The ring's size for `daemon.record`: a power of two, or 0 if nothing is recorded."""
-    if records == 0 or too_few(records, hosts):
+    """The ring's size for `daemon.record` and so many virtual hosts: a power of two, 0 for none."""
+    if records == 0:
         return 0
-    return power_of_two(max(records, RECORDS_MIN))
+    return power_of_two(max(records, RECORDS_A_HOST * hosts, RECORDS_MIN))
 
 
-def too_few(records: int, hosts: int) -> str:
-    """The warning for a `daemon.record` that records nothing for so many virtual hosts, or ""."""
-    if records == 0 or records >= RECORDS_A_HOST * hosts:
-        return ""
-    return (
-        f"nothing is recorded: daemon.record = {records} is less than {RECORDS_A_HOST} for each of"
-        f" {hosts} virtual hosts; allowed: {RECORDS_A_HOST * hosts} or more, or 0"
-    )
+def budget(records: int, hosts: int, advertisements_per_s: float) -> str:
+    """What the ring takes and holds with `daemon.record`, as a sentence."""
+    size = capacity(records, hosts)
+    if not size:
+        return "nothing is recorded (daemon.record = 0)"
+    text = f"{size * RECORD_BYTES / (1 << 20):,.1f} MiB for the last {size:,} records"
+    room = size - 2 * STATE_RECORDS * hosts
+    if advertisements_per_s:
+        text += f": about {room / advertisements_per_s:,.0f} s of advertisements alone"
+    return text
 
 
 async def answer(
@@ -107,7 +110,7 @@ async def answer(
     wanted = {
         slot: Recorded(host, hosts.retired(slot)) for slot, host in hosts.matching(interface, vhid)
     }
-    names, slices = list(hosts.names), await copy_slices(orders)
+    names, slices = list(hosts.names), await copy_slices(orders, slot_flags(wanted))
     at = datetime.now(UTC).isoformat(timespec="seconds")
     story = [f"Recorded by carp-fast on {socket.gethostname()}, {at}."]
 
@@ -125,8 +128,19 @@ async def answer(
     return document_slices("recording", head, "lines", in_slices(lines))
 
 
-async def copy_slices(orders: Orders) -> list[Records]:
-    """Copies the ring in slices, so that advertisements wait for no more than one of them."""
+def slot_flags(slots: Iterable[int]) -> bytes:
+    """A byte for each slot up to the last of these: 1 for these, otherwise 0."""
+    flags = bytearray(max(slots := list(slots), default=-1) + 1)
+    for slot in slots:
+        flags[slot] = 1
+    return bytes(flags)
+
+
+async def copy_slices(orders: Orders, wanted: bytes) -> list[Records]:
+    """Copies the ring in slices, so that advertisements wait for no more than one of them.
+
+    Of virtual hosts only the records of those with a 1 in `wanted` are kept, see slot_flags.
+    """
     pump: Pump = orders.pump
     slices: list[Records] = []
     position, end = 0, None
@@ -141,6 +155,7 @@ async def copy_slices(orders: Orders) -> list[Records]:
         position = taken.first + taken.count
         if not taken.count:
             break
+        taken.keep_only(wanted)
     return slices
 
 

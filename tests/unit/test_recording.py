@@ -10,15 +10,24 @@ from random import Random
 import pytest
 
 from carp_fast.engine._engine import Engine
-from carp_fast.engine._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
+from carp_fast.engine._recorder import CHECKPOINT_RECORDS_MAX, RECORD_BYTES
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.comparison import compare
 from carp_fast.replay.player import Player, play
-from carp_fast.replay.recording import capacity, too_few
+from carp_fast.replay.recording import STATE_RECORDS, budget, capacity
 from carp_fast.replay.scenario import Line
 from tests.support.anything import anything
 from tests.support.recorded import CAPACITY, RecordingPlayer, played, recording
-from tests.support.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
+from tests.support.segment import (
+    PASSPHRASE,
+    SECOND_NS,
+    START_NS,
+    Node,
+    advertisement,
+    ip,
+    next_deadline,
+    prepared,
+)
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
 
@@ -328,20 +337,48 @@ def test_nothing_is_recorded_unless_asked_for() -> None:
         node.engine.record(1000)
 
 
-def test_too_few_records_for_so_many_hosts_are_none() -> None:
-    assert capacity(65_536, 1024) == 65_536
-    assert too_few(65_536, 1024) == ""
-    assert capacity(65_536, 1025) == 0
-    assert too_few(65_536, 1025) == (
-        "nothing is recorded: daemon.record = 65536 is less than 64 for each of 1025 virtual hosts;"
-        " allowed: 65600 or more, or 0"
+def test_the_ring_grows_with_the_number_of_virtual_hosts() -> None:
+    assert capacity(65_536, 2048) == 65_536
+    assert capacity(65_536, 2049) == 131_072
+    assert capacity(1, 65_280) == 2_097_152
+    assert capacity(4_194_304, 65_280) == 4_194_304
+    assert capacity(0, 65_280) == 0
+
+
+def test_the_budget_of_the_ring_is_stated() -> None:
+    assert budget(0, 9, 9.0) == "nothing is recorded (daemon.record = 0)"
+    assert budget(65_536, 9, 0.0) == "4.0 MiB for the last 65,536 records"
+    assert budget(65_536, 65_280, 65_280.0) == (
+        "128.0 MiB for the last 2,097,152 records: about 16 s of advertisements alone"
     )
-    assert too_few(0, 1025) == ""
 
 
 def test_a_record_fits_a_cache_line_and_a_checkpoint_a_few() -> None:
     assert RECORD_BYTES == 64
-    assert CHECKPOINT_RECORDS <= 15  # of the 64 that a host has at least
+    assert CHECKPOINT_RECORDS_MAX <= 17  # of the 32 that a host has at least
+
+
+def test_every_host_of_many_is_in_a_ring_of_the_least_size() -> None:
+    hosts = 255
+    engine = Engine()
+    size = capacity(1, hosts)
+    engine.record(size)
+    engine.set_interface(0, START_NS, mac=bytes((2, 0, 0, 0, 0, 1)), source=ip("10.77.0.2"))
+    for slot in range(hosts):
+        addresses = [(ip(f"10.1.0.{slot + 1}"), 24)]
+        engine.add(slot, prepared(vhid=slot + 1, addresses=addresses), START_NS)
+    at_ns = START_NS
+    while at_ns < START_NS + 60 * SECOND_NS:
+        at_ns = next_deadline(engine)
+        engine.expire(at_ns)
+        list(engine.take_actions(at_ns))
+        engine.take_reports()
+    records = engine.records()
+    begun = {record[2]: record[1] for record in reversed(records) if record[0] == "checkpoint"}
+    assert len(begun) == hosts
+    assert max(begun.values()) <= at_ns - 5 * SECOND_NS
+    states = [record for record in records if record[0] == "checkpoint"]
+    assert size - len(records) + len(states) <= STATE_RECORDS * len(states)
 
 
 def test_a_flood_of_one_host_leaves_it_a_checkpoint() -> None:
@@ -352,7 +389,7 @@ def test_a_flood_of_one_host_leaves_it_a_checkpoint() -> None:
         assert node.engine.receive(0, frame, START_NS + SECOND_NS + number * 1000) == "ok"
     kinds = [record[0] for record in node.engine.records()]
     assert kinds.count("checkpoint") in (1, 2)
-    assert kinds.count("heard") > CAPACITY - 3 * CHECKPOINT_RECORDS
+    assert kinds.count("heard") > CAPACITY - 3 * CHECKPOINT_RECORDS_MAX
 
 
 @pytest.mark.parametrize("before", range(0, 16, 3))

@@ -13,7 +13,9 @@ from libc.string cimport memcpy, memmove, memset
 from carp_fast.engine._absence cimport Absence, absence_counts
 from carp_fast.engine._fields cimport CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take
 from carp_fast.engine._figures cimport InterfaceFigures
-from carp_fast.engine._recorder cimport record_checkpoint, recorder_close, recorder_wants
+from carp_fast.engine._recorder cimport (
+    record_checkpoint, recorder_close, recorder_wants, Record, RECORD_FOUND, RECORD_HEARD,
+    RECORD_ORDERED, Recorder)
 from carp_fast.engine._vhid cimport (
     Address, Block, CACHE_LINE, DUPLICATE, MASTER, OWED, SECOND_NS, Source, SOURCES, TO_ADVERTISE,
     TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns,
@@ -419,9 +421,21 @@ cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
 
 
 cdef void engine_touch(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Record the state of a host before something happens to it, unless it is in the ring."""
-    if recorder_wants(&core.recorder, &core.hosts[slot]):
-        engine_record(core, slot, False, False, now_ns)
+    """Record the state of a host before something happens to it, unless it is in the ring.
+
+    Not between an input of the host and what follows from it, where no recording can begin: then
+    the next call does, and the state before is kept until then.
+    """
+    cdef const Recorder* recorder = &core.recorder
+    cdef const Record* last
+    if not recorder_wants(recorder, &core.hosts[slot]):
+        return
+    last = &recorder.records[(recorder.tail - 1) & (recorder.capacity - 1)]
+    if ((last.kind == RECORD_HEARD or last.kind == RECORD_ORDERED or last.kind == RECORD_FOUND)
+            and last.slot == slot and last.at_ns == now_ns
+            and <uint32_t>recorder.tail - core.hosts[slot].recorded < recorder.capacity // 4 * 3):
+        return
+    engine_record(core, slot, False, False, now_ns)
 
 
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:

@@ -46,7 +46,7 @@ cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE
     ANNOUNCED_ANEW = 2
 
 cdef enum:
-    PIECE_LENGTH = 60
+    PIECE_LENGTH = 56
     REFUSED_A_SECOND = 100          # recorded of frames that change no host; the rest is counted
     CHECKPOINT_ADDRESSES = 32       # whose flags are recorded one by one
     ROUTED = 1                      # among flags of an address: it is HELD as a local route
@@ -71,10 +71,12 @@ cdef struct Record:                 # 64 bytes
     uint8_t source4[4]
     uint8_t unused[6]
 
-cdef struct Piece:                  # of a checkpoint, in the place of a Record
+cdef struct Piece:                  # of a packed checkpoint, in the place of a Record
     uint8_t kind
     uint8_t number                  # from 0
-    uint8_t unused[2]
+    uint8_t pieces                  # of this checkpoint
+    uint8_t unused
+    uint32_t slot                   # where a Record has it
     uint8_t data[PIECE_LENGTH]
 
 cdef struct Recorder:

@@ -31,7 +31,9 @@ from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.keys import ALL_KEYS
 
 cdef enum:
-    PIECES = (sizeof(Checkpoint) + PIECE_LENGTH - 1) // PIECE_LENGTH
+    WORDS = sizeof(Checkpoint) // 8
+    MARKS = (WORDS + 7) // 8        # bytes: a bit for each word, set unless it is 0
+    PIECES_MAX = (MARKS + sizeof(Checkpoint) + PIECE_LENGTH - 1) // PIECE_LENGTH
 
 RECORD_WORDS = (
     "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
@@ -40,9 +42,9 @@ RECORD_WORDS = (
 ORDERED_WORDS = ("remove", "resign", "demote", "announce", "address_lost", "own_source", "adopt",
                  "in_use", "by_route", "yield", "preempt", "withhold")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
-assert sizeof(Record) == sizeof(Piece) == 64
+assert sizeof(Record) == sizeof(Piece) == 64 and sizeof(Checkpoint) % 8 == 0
 RECORD_BYTES = sizeof(Record)
-CHECKPOINT_RECORDS = PIECES
+CHECKPOINT_RECORDS_MAX = PIECES_MAX
 
 # The flags of a host's state, by word; those of its configuration have keys of their own.
 FLAG_WORDS = {
@@ -185,22 +187,50 @@ cdef void recorder_copy(const Recorder* recorder, RecordCopy* copy) noexcept nog
 
 # ----------------------------------------------------------------------------------- checkpoints
 
+cdef uint32_t pack(const Checkpoint* checkpoint, uint8_t* packed) noexcept nogil:
+    """Pack a checkpoint, most of which is usually 0, into whole pieces; return their number."""
+    cdef const uint8_t* words = <const uint8_t*>checkpoint
+    cdef uint64_t word
+    cdef uint32_t i, length = MARKS, used
+    memset(packed, 0, MARKS)
+    for i in range(WORDS):
+        memcpy(&word, words + i * 8, 8)
+        if word:
+            packed[i // 8] |= <uint8_t>(1 << (i % 8))
+            memcpy(packed + length, &word, 8)
+            length += 8
+    used = (length + PIECE_LENGTH - 1) // PIECE_LENGTH
+    memset(packed + length, 0, used * PIECE_LENGTH - length)
+    return used
+
+
+cdef void unpack(const uint8_t* packed, Checkpoint* checkpoint) noexcept:
+    cdef uint8_t* words = <uint8_t*>checkpoint
+    cdef uint32_t i, at = MARKS
+    memset(checkpoint, 0, sizeof(Checkpoint))
+    for i in range(WORDS):
+        if packed[i // 8] & (1 << (i % 8)):
+            memcpy(words + i * 8, packed + at, 8)
+            at += 8
+
+
 cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
                             Checkpoint* checkpoint) noexcept nogil:
     """Record a checkpoint, and the addresses that are not as the host's state requires."""
+    cdef uint8_t[PIECES_MAX * PIECE_LENGTH] packed
     cdef Piece* piece
     cdef Record* record
-    cdef uint32_t i, k, length, named = 0
+    cdef uint32_t i, k, pieces, named = 0
     cdef uint8_t here, flags
     cdef const Address* address
     host.recorded = <uint32_t>recorder.tail
-    for i in range(PIECES):
-        # The last piece is partly used; nothing beyond the struct is copied.
-        length = PIECE_LENGTH if i + 1 < PIECES else sizeof(Checkpoint) - i * PIECE_LENGTH
+    pieces = pack(checkpoint, packed)
+    for i in range(pieces):
         piece = <Piece*>&recorder.records[(recorder.tail + i) & (recorder.capacity - 1)]
-        piece.kind, piece.number = RECORD_CHECKPOINT, <uint8_t>i
-        memcpy(piece.data, <const uint8_t*>checkpoint + i * PIECE_LENGTH, length)
-    recorder.tail += PIECES
+        piece.kind, piece.number, piece.pieces = RECORD_CHECKPOINT, <uint8_t>i, <uint8_t>pieces
+        piece.slot = checkpoint.slot
+        memcpy(piece.data, packed + i * PIECE_LENGTH, PIECE_LENGTH)
+    recorder.tail += pieces
     for k in range(host.block.address_count):
         address = &host.block.addresses[k]
         flags = address.flags & (HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
@@ -286,9 +316,9 @@ cdef list records_list(const Record* records, uint32_t count):
     piece was overwritten is left out.
     """
     cdef list found = []
-    cdef uint8_t[PIECES * PIECE_LENGTH] data
+    cdef uint8_t[PIECES_MAX * PIECE_LENGTH] packed
     cdef const Piece* piece
-    cdef const Checkpoint* checkpoint = <const Checkpoint*>&data[0]
+    cdef Checkpoint checkpoint
     cdef uint32_t i, expected = 0
     for i in range(count):
         if records[i].kind != RECORD_CHECKPOINT:
@@ -302,11 +332,12 @@ cdef list records_list(const Record* records, uint32_t count):
             expected = 0
         if piece.number != expected:
             continue
-        memcpy(data + expected * PIECE_LENGTH, piece.data, PIECE_LENGTH)
+        memcpy(packed + expected * PIECE_LENGTH, piece.data, PIECE_LENGTH)
         expected += 1
-        if expected == PIECES:
+        if expected == piece.pieces:
+            unpack(packed, &checkpoint)
             found.append(("checkpoint", checkpoint.at_ns, checkpoint.slot, checkpoint.interface,
-                          checkpoint_dict(checkpoint)))
+                          checkpoint_dict(&checkpoint)))
     return found
 
 

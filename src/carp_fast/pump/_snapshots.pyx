@@ -4,8 +4,8 @@ Python makes the room, and the pump fills it when it comes to the order: each is
 time. Nothing here is called in the pump's thread.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from carp_fast.engine._copies cimport (
@@ -13,6 +13,7 @@ from carp_fast.engine._copies cimport (
 from carp_fast.engine._core cimport Interface
 from carp_fast.engine._recorder cimport Record, records_list
 from carp_fast.engine._vhid cimport IN_USE, SOURCES, Source, VirtualHost
+from carp_fast.engine._wheel cimport NOBODY
 
 
 cdef class Snapshot:
@@ -95,6 +96,25 @@ cdef class Records:
     @property
     def unrecorded(self) -> int:
         return self.copy.unrecorded
+
+    def keep_only(self, bytes wanted) -> None:
+        """Drop the records of virtual hosts other than those whose slot has a 1 in `wanted`.
+
+        Records of no virtual host stay; `first` and `end` do not change.
+        """
+        cdef const uint8_t* flags = <const uint8_t*><const char*>wanted
+        cdef uint32_t i, slot, kept = 0, slots = <uint32_t>len(wanted)
+        cdef Record* smaller
+        for i in range(self.copy.count):
+            slot = self.copy.records[i].slot
+            if slot == NOBODY or (slot < slots and flags[slot]):
+                if kept != i:
+                    self.copy.records[kept] = self.copy.records[i]
+                kept += 1
+        self.copy.count = kept
+        smaller = <Record*>realloc(self.copy.records, (kept or 1) * sizeof(Record))
+        if smaller != NULL:
+            self.copy.records, self.copy.room = smaller, kept
 
 
 def joined_records(list copies) -> list:
