@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carp_fast.capabilities import Capability, has_capability
+from carp_fast.daemon.incident_files import NAME
 
 if TYPE_CHECKING:
     from carp_fast.config.model import User
 
 MODE = 0o755  # of one that is created; the files in it have modes of their own
-STATE_FILE = re.compile(r"(addresses|demotions|maintenance)-[0-9a-f]{16}\.(json|new)")
+STATE_FILE = re.compile(
+    rf"(addresses|demotions|maintenance)-[0-9a-f]{{16}}\.(json|new)|{NAME.pattern}"
+)
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 

@@ -24,9 +24,11 @@ from carp_fast.daemon.background import Background
 from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.feed import Feed
+from carp_fast.daemon.flight_recorder import FlightRecorder
 from carp_fast.daemon.foreign import Foreign
 from carp_fast.daemon.hand_overs import HandOvers
 from carp_fast.daemon.in_use import InUse
+from carp_fast.daemon.incident_files import IncidentFiles
 from carp_fast.daemon.locks import Locks
 from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.maintenance import MaintenanceMode
@@ -125,6 +127,8 @@ class Opened(Closing):
                 snapshots=self.status.snapshots,
                 rate=lambda: self.maintenance.rate,
             )
+            if manner.leaves_traces and self.record_capacity:
+                self._record_incidents(configuration)
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -226,6 +230,11 @@ class Opened(Closing):
         opened.callback(self.background.close)
         opened.callback(self.links.stop)
         self._loop.add_reader(self.pump.report_fd, self.reports.on_readable)
+
+    def _record_incidents(self, configuration: config.Configuration) -> None:
+        files = IncidentFiles(configuration.daemon.state_directory, configuration.path)
+        recorder = FlightRecorder(files, self.hosts, self.orders, self.worker, self.background.run)
+        self.reports.on_report = recorder.on_report
 
     def _make_tracked(self, feed: Feed) -> Tracked:
         return Tracked(

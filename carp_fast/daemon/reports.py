@@ -101,6 +101,7 @@ class Reports:
         self._orders = orders
         self._manner = manner
         self._pump: Pump = orders.pump
+        self.on_report: Callable[[reports.Report], None] = ignore  # called with each, before it
         self.noted = Noted()
         # By slot: the `up` hook after which it announces, until it is MASTER no longer.
         self._announcing: dict[int, object] = {}
@@ -165,6 +166,7 @@ class Reports:
         taken = self._pump.take_reports(REPORTS_A_TURN)
         for report in taken:
             try:
+                self.on_report(report)
                 self._takers[type(report)](report)
             except Exception:  # one report must not hold up the others
                 logger.exception("handling report %s failed", report)

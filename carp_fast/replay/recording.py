@@ -199,11 +199,21 @@ def names_of(hosts: dict[int, Recorded]) -> dict[int, str]:
 
 
 class Writer:
-    """Converts records to the lines of a transcript and the tables of its hosts."""
+    """Converts records to the lines of a transcript and the tables of its hosts.
+
+    `vhid` as in as_scenario. A host begins with its last state at or before `since_ns`, or else
+    with its first.
+    """
 
     def __init__(
-        self, copy: Copy, hosts: dict[int, Recorded], interfaces: Sequence[str], vhid: int | None
+        self,
+        copy: Copy,
+        hosts: dict[int, Recorded],
+        interfaces: Sequence[str],
+        vhid: int | None,
+        since_ns: int = 0,
     ) -> None:
+        self.copy = copy
         self.hosts = hosts
         self.interfaces = interfaces
         self.vhid = vhid
@@ -226,16 +236,21 @@ class Writer:
         self._room: dict[str, list[str]] = {}  # by mark: lines to be written in its place
         self._asks_from: dict[int, str] = {}  # by slot: the mark after its last answers
         self._records = copy.records
-        self._find_begins(copy.records)
+        self._find_begins(copy.records, since_ns)
         for index, record in enumerate(copy.records):
             self._write(index, record)
         self._fill_rooms()
 
-    def _find_begins(self, records: Sequence[_Record]) -> None:
-        for index, (kind, _, slot, _, fields) in enumerate(records):
+    @property
+    def start_ns(self) -> int:
+        """The time of the first line."""
+        return min((at_ns for at_ns, _ in self.lines), default=0)
+
+    def _find_begins(self, records: Sequence[_Record], since_ns: int) -> None:
+        for index, (kind, at_ns, slot, _, fields) in enumerate(records):
             if kind != "checkpoint" or slot is None or slot not in self.hosts:
                 continue
-            if slot not in self.begins or fields["changed"]:
+            if slot not in self.begins or fields["changed"] or at_ns <= since_ns:
                 self.begins[slot] = index
 
     def _write(self, index: int, record: _Record) -> None:
@@ -543,9 +558,12 @@ def as_scenario(
 
     `vhid`: leaves out frames for other vhids that belong to no virtual host.
     """
-    writer = Writer(copy, hosts, interfaces, vhid)
-    lines = writer.lines
-    start_ns = min((at_ns for at_ns, _ in lines), default=0)
+    return scenario_lines(Writer(copy, hosts, interfaces, vhid), story)
+
+
+def scenario_lines(writer: Writer, story: Iterable[str]) -> Iterator[str]:
+    """The lines of a scenario's file with what the writer has converted."""
+    copy, lines, start_ns = writer.copy, writer.lines, writer.start_ns
     end_ns = max((at_ns for at_ns, _ in lines), default=0)
     prose = [
         *story,
