@@ -77,3 +77,41 @@ def test_a_recorded_take_over_is_decided_again(
     done = carp_fast("replay", path)
     assert done.returncode == 1
     assert "MASTER preempted was recorded, now MASTER master_down" in done.stderr
+
+
+def test_a_split_brain_is_recorded_on_both_sides_and_decided_again(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    lab = lab_factory(segments=1)
+    a, b = lab.hosts
+    table = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}
+    fast = {"advbase": 0, "advskew": 20}
+    master = start_daemon(a, write_configuration(tmp_path, "a", [table], defaults=fast))
+    backup = start_daemon(
+        b, write_configuration(tmp_path, "b", [table], defaults={**fast, "advskew": 40})
+    )
+    master.wait_state("MASTER", 15)
+    wait_for(
+        lambda: all(backup.counters("s1", vhid)["advertisements_heard"] for vhid in (1, 2, 3)),
+        10,
+        "an advertisement of each",
+    )
+    lab.partition(1)
+    backup.wait_state("MASTER", 15)
+    lab.heal(1)
+    backup.wait_state("BACKUP", 15)
+
+    # Each side has a file of what it saw; there may be others, of stalls on a busy machine.
+    for daemon, name, kind, decided in (
+        (master, "a", "second_master", "ADVERTISE 0/20"),
+        (backup, "b", "take_over", "MASTER master_down"),
+    ):
+        (line, *_) = daemon.wait_log(rf"incident: .*{kind}.*\.scenario has", 30)
+        (path,) = [path for path in (tmp_path / f"{name}-state").iterdir() if str(path) in line]
+        text = path.read_text()
+        assert PASSPHRASE not in text
+        assert f"{kind}" in text.partition("start_ns")[0]
+        done = carp_fast("replay", path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"s1/1  {decided}" in done.stdout
+        print(f"{path.name}: {done.stdout.splitlines()[-1]}")
