@@ -361,7 +361,7 @@ ADDITIONS = {
     "interface": {"send"},
     "virtual_host": {
         *("addresses_held", "address_problems", "group", "held_by", "in_use_by"),
-        *("peers", "warnings"),
+        *("name", "description", "segment", "peers", "warnings"),
     },
 }
 
@@ -450,7 +450,7 @@ def test_events_are_told_as_they_happen(lab_factory: Callable[..., Lab], tmp_pat
             "reason": "master_down",
             "peer": None,
             "demotion": {"total": 0, "reasons": {}},
-            "group": None,
+            **dict.fromkeys(("group", "name", "description", "segment")),
         }
         process = a.start([*CARP_FAST, "events", "-c", path, "--json"], log=tmp_path / "events")
 

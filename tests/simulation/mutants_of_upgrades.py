@@ -44,9 +44,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             (
                 PLACING,
-                "    vhid_add_up(host)\n    build_frames(placing.core, host) ",
+                "    vhid_add_up(host)\n    if placing.changed[host.interface] ",
                 "    memset(host.ordered, 0, 4)\n    vhid_add_up(host)\n"
-                "    build_frames(placing.core, host) ",
+                "    if placing.changed[host.interface] ",
             ),
         ),
     ),
@@ -82,7 +82,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "former digests end with an upgrade",
         ((PLACING, "            block.alternates[at] = former\n", "            pass\n"),),
-        caught_by=(f"{OF_STATES}test_former_digests_are_accepted_for_the_time_of_grace",),
+        caught_by=(f"{OF_STATES}test_former_digests_are_accepted_for_as_long_as_before",),
     ),
     Mutant(
         "groups are not decided again after an upgrade",

@@ -53,10 +53,10 @@ PLAIN = of("engine", "actions copies keys reports states tallied") + of("pump", 
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h", "foresee.h"}
 # "cython" is the compiler's: directives, nothing that is linked; "cpython.buffer" gives the bytes
-# of an object.
+# of an object, and "array" is one that holds plain numbers.
 PURE_LIBC = {
     *("libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "libc.math"),
-    *("cython", "cpython.buffer"),
+    *("cython", "cpython.buffer", "array"),
 }
 
 # The packages: each imports only from itself, from those before it, and from modules in none, which

@@ -127,8 +127,9 @@ def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
         ["carpless2", "missing", "200", "200.0"],
     ]
     assert rows[2] == ["total", "400", "400.0"]
-    assert rows[3] == ['sent by: packet: daemon.send = "packet"']
-    assert rows[4][0].startswith("not counted: protocol 112 of a VLAN or on another interface")
+    assert rows[3][0].startswith("recording: 4.0 MiB for the last 65,536 records")
+    assert rows[4] == ['sent by: packet: daemon.send = "packet"']
+    assert rows[5][0].startswith("not counted: protocol 112 of a VLAN or on another interface")
     assert "bad_ttl" in result.stdout
     assert list(tmp_path.iterdir()) == [file]
     assert "secret" not in result.stdout

@@ -324,7 +324,8 @@ def test_a_hundred_command_lines_make_one_configuration_that_check_accepts(tmp_p
     checked = CliRunner().invoke(cli.main, ["check", "-c", str(made)])
     assert checked.exit_code == 0, checked.output
     printed = [line for line in checked.stdout.splitlines() if not line.startswith("memory: ")]
-    *rows, sent_by, uncounted = printed[1:]
+    *rows, recording, sent_by, uncounted = printed[1:]
+    assert recording.startswith("recording: ")
     assert sent_by.startswith("sent by: ")
     assert uncounted.startswith("not counted: ")
     assert [line.split()[:3] for line in rows] == [

@@ -7,7 +7,7 @@ checked before anything is placed. While it is, no virtual host advertises: so n
 each of them in Python, and nothing is written that is as it should be. Uses no socket and no clock.
 """
 
-from array import array
+from array import array as _array
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -128,7 +128,7 @@ cdef int find_slots(Placing* placing, slots) except -1:
     cdef const int[:] given = None
     cdef uint32_t k, of, slot, number
     if slots is not None:
-        given = slots if isinstance(slots, array) else array("i", slots)
+        given = slots if isinstance(slots, _array) else _array("i", slots)
     for k in range(part.count):
         was, of = part_record(part, k), part_of_number(part, k)
         if not host_is_sound(was, at):
