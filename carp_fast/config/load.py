@@ -250,6 +250,7 @@ class _Loader:
         shown = as_shown(table.raw["metrics"])
         if daemon.metrics_public:
             text = "anyone who reaches this address may read which virtual hosts are where"
+            text += ", and on the page why" if daemon.metrics_page else ""
             self.warn(table.origin, "metrics", shown, text)
         else:
             text = (

@@ -276,6 +276,7 @@ class Daemon(msgspec.Struct, frozen=True):
     metrics: MetricsAddress | None = None
     metrics_detail: str = "interface"
     metrics_public: bool = False
+    metrics_page: bool = True
 
 
 class Configuration(msgspec.Struct, frozen=True):

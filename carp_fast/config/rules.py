@@ -560,6 +560,7 @@ DAEMON_RULES: dict[str, Rule] = {
     "metrics": _metrics,
     "metrics_detail": _choice("interface", "exceptional", "full"),
     "metrics_public": _boolean,
+    "metrics_page": _boolean,
 }
 TABLES = ("include", "daemon", "defaults", "virtual_host", "group", "track")
 ARRAYS = ("virtual_host", "group", "track")  # may be in included files

@@ -208,8 +208,8 @@ class Daemon:
             measuring = Measuring(
                 opened, manner.hooks, reloader.outcome, lambda: reloader.configuration
             )
-            self._overviews = Overviews(opened, measuring, feed)
-            self._metrics = reloader.metrics = Metrics(measuring, opened.worker, opened.background)
+            overviews = self._overviews = Overviews(opened, measuring, feed)
+            self._metrics = reloader.metrics = Metrics(opened, measuring, overviews, feed)
         self._controls = Controls(
             stop=self.stopping.set,
             reload=self._on_reload_wanted,
@@ -220,9 +220,7 @@ class Daemon:
         )
 
     async def stop_measuring(self) -> None:
-        """Ends the metrics and what is measured for anybody."""
-        if self._overviews is not None:
-            self._overviews.close()
+        """Ends the metrics, and what is measured for them or for anybody else."""
         if self._metrics is not None:
             await self._metrics.stop()
 

@@ -1,4 +1,4 @@
-"""The daemon's metrics: where they are asked for, and how a request becomes a document.
+"""The daemon's metrics: where they and the page are asked for, and how requests become documents.
 
 Documents are made in the worker's thread; the libraries for them are imported when metrics are
 first wanted. Must not know what is measured, nor HTTP's wire format.
@@ -7,7 +7,6 @@ first wanted. Must not know what is measured, nor HTTP's wire format.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import gzip
 import logging
 import zlib
@@ -22,7 +21,10 @@ from carp_fast.metrics.virtual_hosts import parts
 
 if TYPE_CHECKING:
     from carp_fast.config.model import Daemon as Settings
-    from carp_fast.daemon.background import Background
+    from carp_fast.daemon.feed import Feed
+    from carp_fast.daemon.opened import Opened
+    from carp_fast.daemon.overview import Overviews
+    from carp_fast.daemon.page import Page
     from carp_fast.metrics.collector import Documents
     from carp_fast.metrics.listener import Listener
 
@@ -38,15 +40,16 @@ class Metrics:
     """Answers with what `measuring` measures, at the place that is configured."""
 
     def __init__(
-        self,
-        measuring: Measuring,
-        worker: concurrent.futures.Executor,
-        background: Background,
+        self, opened: Opened, measuring: Measuring, overviews: Overviews, feed: Feed
     ) -> None:
+        self._opened = opened
         self._measuring = measuring
-        self._worker = worker
-        self._background = background
+        self._overviews = overviews
+        self._feed = feed
+        self._worker = opened.worker
+        self._background = opened.background
         self._detail = "interface"
+        self._page: Page | None = None
         self._listener: Listener | None = None
         self._documents: Documents | None = None
         self._wanted: object = None  # the settings that were used last
@@ -77,26 +80,38 @@ class Metrics:
         """Listens nowhere from now on, and disconnects every client."""
         self._wanted = None
         self._measuring.close()
+        self._overviews.close()
+        if self._page is not None:
+            self._page.close()
         if self._listener is not None:
             await self._listener.stop()
 
     async def _listen(self, settings: Settings) -> str:
         """Listens; returns why that failed."""
+        from carp_fast.daemon.page import Page
         from carp_fast.metrics.collector import Documents
         from carp_fast.metrics.listener import Listener, ListenerError
 
         address = settings.metrics
         assert address is not None
-        if self._listener is None or self._documents is None:
-            routes = {PATH: self._answer, OF_VIRTUAL_HOSTS: self._answer_virtual_hosts}
-            self._listener, self._documents = Listener(routes), Documents()
+        if self._listener is None or self._documents is None or self._page is None:
+            self._listener, self._documents = Listener({}), Documents()
+            self._page = Page(self._opened, self._overviews, self._feed)
             self._measuring.refused = self._listener.counted
+            self._page.refused = self._listener.refused
+        self._listener.routes = {
+            PATH: self._answer,
+            OF_VIRTUAL_HOSTS: self._answer_virtual_hosts,
+            **(self._page.routes if settings.metrics_page else {}),
+        }
+        if not settings.metrics_page:
+            self._page.leave()
         before = self._listener.address
         try:
             await self._listener.listen(address, group_of(settings))
         except ListenerError as error:
             return str(error)
-        # A page of another site cannot name a Unix socket, nor is a name known that is public.
+        # A site elsewhere cannot name a Unix socket, nor is a name known that is public.
         self._listener.loopback_only = address.path is None and address.is_local
         if address != before:
             logger.info("metrics: at %s", address)

@@ -40,6 +40,7 @@ AT_ONCE = frozenset(
         "metrics",
         "metrics_detail",
         "metrics_public",
+        "metrics_page",
     }
 )
 UNSEEN = frozenset({"origin"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Literal, Protocol, cast
 
 import h11
@@ -29,9 +29,10 @@ METHODS = (b"GET", b"HEAD")
 WRITE_BYTES = 65_536  # of an answer in the transport's buffer at a time
 
 # Why a client was refused or disconnected: labels of a counter.
-Refusal = Literal["clients", "slow", "too_large", "stalled", "host", "malformed", "busy"]
+Refusal = Literal["clients", "streams", "slow", "too_large", "stalled", "host", "malformed", "busy"]
 REFUSALS: tuple[Refusal, ...] = (
     "clients",
+    "streams",
     "slow",
     "too_large",
     "stalled",
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._requests = 0
         self._received = 0  # bytes of the request that is awaited
+        self._endless = False  # the answer under way is
         self.idle_since: float | None = None  # between two requests
 
     # -- the transport's calls
@@ -101,6 +103,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of a request; more are read only when it is answered."""
+        if self._endless:
+            self._refuse_more()
+            return
         if self.idle_since is not None:
             self.idle_since = None
             self._within(REQUEST_S, self._on_slow)
@@ -114,7 +119,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Closes, or does so after the answer that is under way."""
-        if self._task is not None:
+        if self._task is not None and not self._endless:
             return True
         self.close()
         return False
@@ -130,9 +135,9 @@ class Connection(asyncio.Protocol):
     # -- limits
 
     def leave(self) -> None:
-        """Ends the connection: now, or after the answer that is under way."""
+        """Ends the connection: now, or after the answer that is under way and has an end."""
         self._requests = REQUESTS_MAX
-        if self.idle_since is not None:
+        if self.idle_since is not None or self._endless:
             self.close()
 
     def close(self) -> None:
@@ -252,7 +257,7 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             await self._send(refusal, last=True, head=head)
             return
-        path = request.target.decode("ascii", "replace").partition("?")[0]
+        path, _, query = request.target.decode("ascii", "replace").partition("?")
         handler = self._owner.routes.get(path)
         if handler is None:
             known = ", ".join(self._owner.routes)
@@ -261,7 +266,7 @@ class Connection(asyncio.Protocol):
             answer = line_answer(405, "allowed: GET, HEAD")
             answer.headers.append(("Allow", "GET, HEAD"))
         else:
-            answer = await self._answer(handler, Request(path, headers))
+            answer = await self._answer(handler, Request(path, headers, query))
         await self._send(answer, last=last, head=head)
 
     def _refusal(self, request: h11.Request, headers: Mapping[str, str]) -> Answer | None:
@@ -297,6 +302,8 @@ class Connection(asyncio.Protocol):
             await self._write(h11.Response(status_code=answer.status, headers=headers))
             if head:
                 pass
+            elif answer.endless and not isinstance(body, bytes):
+                await self._send_endless(body)
             elif isinstance(body, bytes):
                 for offset in range(0, len(body), WRITE_BYTES):
                     await self._write(h11.Data(data=body[offset : offset + WRITE_BYTES]))
@@ -308,6 +315,21 @@ class Connection(asyncio.Protocol):
         finally:
             if not isinstance(body, bytes) and (close := getattr(body, "aclose", None)) is not None:
                 await close()
+
+    async def _send_endless(self, body: AsyncIterator[bytes]) -> None:
+        """Sends parts until the client is gone, which only shows while something is read."""
+        assert self._transport is not None
+        self._endless = True
+        if self._http.trailing_data[0]:  # requests that were sent ahead
+            self._refuse_more()
+        self._transport.resume_reading()
+        async for part in body:
+            await self._write(h11.Data(data=part))
+
+    def _refuse_more(self) -> None:
+        """Disconnects a client that asks for more during an answer without an end."""
+        self._owner.refused("malformed")
+        self.abort()
 
     async def _write(self, event: h11.Event) -> None:
         """Writes, and waits until the client has taken most of it. Raises _Gone."""

@@ -12,18 +12,23 @@ from carp_fast.errors import CarpFastError
 
 
 class Request(NamedTuple):
-    """What a client asks for: a path without its query, and headers by lower-case names."""
+    """What a client asks for: a path, what follows its "?", and headers by lower-case names."""
 
     path: str
     headers: Mapping[str, str]
+    query: str = ""
 
 
 class Answer(NamedTuple):
-    """What a client gets: a body of bytes, or of parts that are made as it takes them."""
+    """What a client gets: a body of bytes, or of parts that are made as it takes them.
+
+    `endless`: of parts for as long as the client listens. It sends nothing more then.
+    """
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes | AsyncIterator[bytes]
+    endless: bool = False
 
 
 Handler = Callable[[Request], Awaitable[Answer]]

@@ -21,7 +21,10 @@ TYPES: dict[str, tuple[Format, frozenset[str]]] = {  # media type to format and 
     "text/plain": ("text", frozenset({"", "0.0.4"})),
 }
 ITEMS_MAX = 64  # of one header; those beyond are not looked at
-LOOPBACK_NAMES = ("localhost", "localhost.")
+LOCALHOST = "localhost"
+LOOPBACK_NAMES = (LOCALHOST, "localhost.")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class _Item(NamedTuple):
@@ -83,14 +86,25 @@ def is_loopback_host(header: str) -> bool:
     A web page may let its own name resolve to 127.0.0.1 (DNS rebinding) and have a browser on this
     host ask; the header then has that name.
     """
+    host = _host_in(header)
+    return host == LOCALHOST or (isinstance(host, Address) and host.is_loopback)
+
+
+def is_address_host(header: str) -> bool:
+    """Whether a Host header has an address or localhost: no name that may resolve to anything."""
+    return _host_in(header) is not None
+
+
+def _host_in(header: str) -> Address | str | None:
+    """The address in a Host header, or LOCALHOST; None: it has another name, or is none."""
     name, _, port = header.rpartition(":") if re.search(r":\d*$", header) else (header, "", "")
     if not header.isascii() or (port and int(port) > 65_535):
-        return False
+        return None
     if name.lower() in LOOPBACK_NAMES:
-        return True
+        return LOCALHOST
     bracketed = name.startswith("[") and name.endswith("]")
     try:
         address = ipaddress.ip_address(name[1:-1] if bracketed else name)
     except ValueError:
-        return False
-    return address.is_loopback and bracketed == (address.version == 6)
+        return None
+    return address if bracketed == (address.version == 6) else None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import http.client
 import json
-import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.metrics.families import FAMILIES, OF_ALL, OF_VIRTUAL_HOSTS, PREFIX
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.scraped import get
 
 pytestmark = pytest.mark.root
 
@@ -34,31 +33,6 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 @pytest.fixture
 def lab(lab_factory: Callable[..., Lab]) -> Lab:
     return lab_factory(segments=1)
-
-
-class _Unix(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
-
-
-def get(
-    path: Path, target: str = "/metrics", **headers: str
-) -> tuple[int, Mapping[str, str], bytes]:
-    """An answer over a Unix socket, which namespaces share: status, headers, body."""
-    connection = _Unix(path)
-    connection.request("GET", target, headers={k.replace("_", "-"): v for k, v in headers.items()})
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-    return answer.status, dict(answer.getheaders()), body
 
 
 def samples(body: bytes) -> Samples:
@@ -176,7 +150,7 @@ def test_virtual_hosts_are_shown_only_where_that_is_configured(lab: Lab, tmp_pat
     status, _, body = get(path, "/metrics/virtual_hosts")
     assert (status, body) == (404, b'only with daemon.metrics_detail = "full"\n')
     assert get(path, Accept="application/json")[0] == 406
-    assert get(path, "/")[0] == 404
+    assert get(path, "/nothing")[0] == 404
 
 
 def test_problems_are_shown_with_more_detail(lab: Lab, tmp_path: Path) -> None:

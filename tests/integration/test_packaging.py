@@ -258,11 +258,12 @@ def test_the_wheel_holds_the_package_and_no_sources_in_cython(built: Built) -> N
     with zipfile.ZipFile(built.wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {str(path.relative_to(ROOT)) for path in PYTHON_SOURCES} <= set(names)
-    assert {"carp_fast/py.typed", "carp_fast/engine/_engine.pyi"} <= set(names)
+    others = ("py.typed", "engine/_engine.pyi", "metrics/page.html")
+    assert {f"carp_fast/{name}" for name in others} <= set(names)
     extensions = [name for name in names if name.endswith(".so")]
     modules = [name.removeprefix("carp_fast/").partition(".")[0] for name in extensions]
     assert sorted(name.replace("/", ".") for name in modules) == COMPILED
-    assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".so"}
+    assert {Path(name).suffix for name in names} == {".py", ".pyi", ".html", ".typed", ".so"}
     assert all(name.startswith("carp_fast/") for name in names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -131,3 +132,26 @@ async def ask(
 
 def unix(path: Path) -> MetricsAddress:
     return MetricsAddress(path=path)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket, which the network namespaces of a machine share."""
+
+    def __init__(self, path: Path, timeout_s: float = DEADLINE_S) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def get(path: Path, target: str = "/metrics", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """An answer over a Unix socket: status, headers, body."""
+    connection = UnixConnection(path)
+    connection.request("GET", target, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, dict(answer.getheaders()), body

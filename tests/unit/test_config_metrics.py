@@ -44,6 +44,7 @@ def test_places_that_only_this_host_reaches(
 def test_without_the_key_there_are_none(tmp_path: Path) -> None:
     found = daemon(tmp_path, "")
     assert (found.metrics, found.metrics_detail, found.metrics_public) == (None, "interface", False)
+    assert found.metrics_page
 
 
 @pytest.mark.parametrize(
@@ -87,12 +88,13 @@ def test_a_place_that_other_hosts_reach_is_refused_unless_it_is_public(
         f'FILE: daemon: metrics = "{text}": other hosts could read them; allowed: an address of'
         " 127.0.0.0/8, [::1], the path of a Unix socket, or metrics_public = true besides"
     ]
-    public = f'[daemon]\nmetrics = "{text}"\nmetrics_public = true\n{HOST}'
-    configuration = read(tmp_path, public)
-    assert warning_lines(configuration.path, configuration.warnings) == [
-        f'FILE: daemon: metrics = "{text}": anyone who reaches this address may read which'
-        " virtual hosts are where"
-    ]
+    for page, why in (("true", ", and on the page why"), ("false", "")):
+        keys = f'metrics = "{text}"\nmetrics_public = true\nmetrics_page = {page}\n'
+        configuration = read(tmp_path, f"[daemon]\n{keys}{HOST}")
+        assert warning_lines(configuration.path, configuration.warnings) == [
+            f'FILE: daemon: metrics = "{text}": anyone who reaches this address may read which'
+            f" virtual hosts are where{why}"
+        ]
 
 
 @pytest.mark.parametrize("lines", ["", 'metrics = "[::1]:9112"\n'])

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from carp_fast.metrics.negotiation import ITEMS_MAX, accepts_gzip, format_for, is_loopback_host
+from carp_fast.metrics.negotiation import (
+    ITEMS_MAX,
+    accepts_gzip,
+    format_for,
+    is_address_host,
+    is_loopback_host,
+)
 
 # As Prometheus 2.42 and 3.2 send it.
 PROMETHEUS_2 = (
@@ -111,3 +117,15 @@ def test_loopback_hosts_are_of_this_host(host: str) -> None:
 )
 def test_other_hosts_are_not(host: str) -> None:
     assert not is_loopback_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:1", "192.0.2.1", "192.0.2.1:80", "[2001:db8::1]:9112", "127.0.0.1"]
+)
+def test_addresses_and_localhost_cannot_be_resolved_to_something_else(host: str) -> None:
+    assert is_address_host(host)
+
+
+@pytest.mark.parametrize("host", ["", "evil.example", "127.0.0.1.evil.example", "2001:db8::1", "1"])
+def test_names_may_be_anybodys(host: str) -> None:
+    assert not is_address_host(host)

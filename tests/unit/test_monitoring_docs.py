@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from carp_fast.metrics import connection, listener
+from carp_fast.metrics import connection, listener, streams
 from carp_fast.metrics.families import FAMILIES, PREFIX
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "monitoring.md").read_text()
@@ -29,8 +29,12 @@ def test_no_other_metric_is_named() -> None:
 
 def test_the_limits_are_those_of_the_listener() -> None:
     limits = re.findall(r"(\d[\d,]*)[^|(]*\(`([A-Z_]+)`\)", TEXT)
-    assert len(limits) == 7
+    assert len(limits) == 9
     for name, figure in limits:
-        value = getattr(connection, figure, None) or getattr(listener, figure)
+        (value,) = {
+            getattr(module, figure)
+            for module in (connection, listener, streams)
+            if hasattr(module, figure)
+        }
         shown = int(name.replace(",", ""))
         assert value == (shown * 1024 if figure == "REQUEST_BYTES_MAX" else shown), figure
