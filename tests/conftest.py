@@ -25,6 +25,7 @@ DEBIAN_PACKAGES = {
     "ip": "iproute2",
     "keepalived": "keepalived",
     "nft": "nftables",
+    "prometheus": "prometheus",
     "promtool": "prometheus",
     "tcpdump": "tcpdump",
     "tshark": "tshark",
